@@ -1,0 +1,40 @@
+"""All settings of one server, with their defaults. Frozen: nothing changes after start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine child. `None` leaves the choice to the engine, which reports it."""
+
+    model_path: Path
+    model_id: str
+    n_ctx: int = 8192
+    """KV cells shared by all sequences (unified KV)."""
+    n_seq_max: int = 4
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_gpu_layers: int = -1
+    n_threads: int | None = None
+    use_extra_bufts: bool = True
+    """False keeps weights out of the CPU's repacked and AMX buffers; the canary decides."""
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: bool | None = None
+    max_queue: int | None = None
+    """Requests that may wait; None is 8 x n_seq_max."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    engine: EngineConfig
+    host: str = "127.0.0.1"
+    port: int = 8484
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    max_body_bytes: int = 32 * 1024 * 1024
+    keepalive_s: float = 10.0
+    """A comment line is sent on a silent stream this often."""
+    restart_max_backoff_s: float = 30.0
