@@ -15,10 +15,13 @@ MemoryKind = Literal["dedicated", "unified", "shared"]
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
+    """`usable_cores` is what affinity and a CPU quota leave of the logical cores."""
+
     model: str | None = None
     physical_cores: int | None = None
     logical_cores: int | None = None
     flags: tuple[str, ...] = ()
+    usable_cores: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8484
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    aliases: tuple[str, ...] = ()
+    """Other names that clients may ask for the model by."""
     max_body_bytes: int = 32 * 1024 * 1024
     keepalive_s: float = 10.0
     """A comment line is sent on a silent stream this often."""

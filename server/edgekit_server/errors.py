@@ -6,6 +6,7 @@ ServerError
 ├── ModelMissingError       66   the GGUF is not there
 ├── BadModelError           65   the GGUF cannot be loaded
 ├── EngineDiedError         70   the engine child died; a stream in flight ends with this
+├── WireError               70   bytes between front and engine that are no message of ours
 └── RequestError            --   a client's mistake: HTTP status, OpenAI type and code
     ├── ContextLengthError  400  context_length_exceeded
     └── ...
@@ -55,6 +56,11 @@ class BadModelError(ServerError):
 class EngineDiedError(ServerError):
     exit_code = 70
     code = "engine_died"
+
+
+class WireError(ServerError):
+    exit_code = 70
+    code = "wire_error"
 
 
 class RequestError(ServerError):

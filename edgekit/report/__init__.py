@@ -1,0 +1,8 @@
+"""One record of a latency run, rendered as text, JSON and a self-contained HTML page."""
+
+from edgekit.report.html import render_html
+from edgekit.report.record import LatencyRecord, from_json, to_json
+from edgekit.report.statistics import ceiling
+from edgekit.report.text import render_text
+
+__all__ = ["LatencyRecord", "ceiling", "from_json", "render_html", "render_text", "to_json"]

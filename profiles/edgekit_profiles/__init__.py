@@ -1,0 +1,1 @@
+"""Facts about models, devices and file types, as TOML. Data only; nothing here decides."""

@@ -1,0 +1,131 @@
+"""What the converter must know about a family of models, and how to read its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgekit_quantize.errors import BadCheckpointError
+from edgekit_quantize.metadata import KeyValue
+
+Config = Mapping[str, object]
+"""A Hugging Face `config.json`, parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor of the GGUF: its name, and its shape in ggml order (row length first)."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSource:
+    """Where a GGUF tensor comes from.
+
+    `source` is the checkpoint's name. `rope_heads` is the number of heads whose rows are put
+    into llama.cpp's rotary order, None for rows that stay. `values` holds a tensor that no
+    checkpoint stores and that the config decides (`source` is then empty).
+    """
+
+    spec: TensorSpec
+    source: str
+    rope_heads: int | None = None
+    values: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeParams:
+    """The few numbers llama-quantize's rules look at."""
+
+    arch: str
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    n_expert: int = 0
+
+
+class Architecture(Protocol):
+    """One family. Everything is a pure function of the config."""
+
+    @property
+    def name(self) -> str:
+        """`general.architecture`."""
+
+    def tensors(self, config: Config) -> list[TensorSpec]:
+        """Return the GGUF's tensors in the order llama-quantize visits and writes them."""
+
+    def sources(self, config: Config, stored: Iterable[str]) -> list[TensorSource]:
+        """Return where each tensor comes from, for a checkpoint that stores `stored`.
+
+        Raises BadCheckpointError when names are missing or not known.
+        """
+
+    def recipe_params(self, config: Config) -> RecipeParams: ...
+
+    def metadata(self, config: Config) -> list[KeyValue]:
+        """Return the `{arch}.*` keys in the order of llama.cpp's converter."""
+
+
+def quantize_order(name: str) -> tuple[int, bytes]:
+    """Sort key of llama.cpp's tensor map: outside blocks first, then by block, then by name."""
+    block = -1
+    if name.startswith("blk."):
+        number = name[4:].split(".", 1)[0]
+        if number.isdecimal():
+            block = int(number)
+    return block, name.encode()
+
+
+def integer(config: Config, *keys: str, default: int | None = None, least: int = 1) -> int:
+    """Return the first of `keys` that the config sets, as an integer of at least `least`.
+
+    Raises BadCheckpointError (code `bad_config`) when it is absent without a default, or no
+    whole number in range. The upper bound is what a GGUF u32 holds.
+    """
+    for key in keys:
+        value = config.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            raise bad_config(f"config.json: {key} must be a whole number >= {least}, is {value!r}")
+        return value
+    if default is None:
+        raise bad_config(f"config.json does not say {keys[0]}")
+    return default
+
+
+def number(config: Config, key: str, default: float | None = None) -> float:
+    """Return `key` as a positive float; raises as `integer` does."""
+    value = config.get(key)
+    if value is None:
+        if default is None:
+            raise bad_config(f"config.json does not say {key}")
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise bad_config(f"config.json: {key} must be a positive number, is {value!r}")
+    return float(value)
+
+
+def flag(config: Config, key: str, default: bool) -> bool:
+    """Return `key` as a boolean; raises as `integer` does."""
+    value = config.get(key, default)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise bad_config(f"config.json: {key} must be true or false, is {value!r}")
+    return value
+
+
+def bad_config(message: str) -> BadCheckpointError:
+    return BadCheckpointError(
+        message, code="bad_config", hint="fetch config.json again from the model's repository"
+    )
+
+
+def listed(names: Sequence[str], limit: int = 4) -> str:
+    """Return `names` for an error message, shortened with a count."""
+    head = ", ".join(names[:limit])
+    return head if len(names) <= limit else f"{head} and {len(names) - limit} more"

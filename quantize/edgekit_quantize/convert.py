@@ -1,0 +1,297 @@
+"""Checkpoint folder -> quantized GGUF in one streaming pass.
+
+The recipe and the layout follow from shapes alone, so the header is written first. Then chunks
+of rows flow in file order: threads encode a bounded window of them, the calling thread writes
+and hashes. No intermediate file; memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit_quantize import architectures
+from edgekit_quantize.architectures import Architecture, TensorSource
+from edgekit_quantize.architectures.dense import read_shape
+from edgekit_quantize.checkpoint import Checkpoint, file_digests
+from edgekit_quantize.errors import BadCheckpointError, IoFailedError
+from edgekit_quantize.general import general_metadata
+from edgekit_quantize.gguf_header import GgufTensor, read_header
+from edgekit_quantize.gguf_write import encode_header, lay_out
+from edgekit_quantize.metadata import KeyValue, u32
+from edgekit_quantize.output import PartialFile
+from edgekit_quantize.provenance import provenance_metadata, source_digest
+from edgekit_quantize.recipe import assign, quantizable
+from edgekit_quantize.tensor_types import FileType, align, find_file_type
+from edgekit_quantize.tokenizer import Tokenizer, read_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgekit_quantize.rows import Chunk, Job
+
+QUANTIZATION_VERSION = 2
+"""ggml's GGML_QNT_VERSION."""
+
+FLOAT_DTYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The finished file. `tensor_bytes` is its data section, `sha256` the digest of all of it."""
+
+    path: Path
+    filetype: str
+    file_bytes: int
+    tensor_bytes: int
+    n_tensors: int
+    seconds: float
+    source_digest: str
+    sha256: str
+    reasons: tuple[str, ...]
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    filetype: str,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    name: str | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> Converted:
+    """Convert the checkpoint folder `source` to the GGUF `destination`.
+
+    `threads` defaults to the CPUs this process may use. `progress(done_bytes, total_bytes)`
+    counts source bytes, hashed and converted; it is called from several
+    threads, one at a time. `name` becomes
+    `general.name`. `digests` gives sha256 by file name for files already verified, which are
+    then not hashed again.
+
+    The destination appears whole or not at all. Raises the errors of this package:
+    UnknownFileTypeError, MissingFileError, BadCheckpointError, CannotCreateError,
+    IoFailedError, BusyError.
+    """
+    started = time.monotonic()
+    file_type = find_file_type(filetype)
+    workers = threads or _usable_cpus()
+    with Checkpoint(source) as checkpoint:
+        plan = _plan(checkpoint, file_type)
+        meter = _Meter(checkpoint, plan, progress, digests or {})
+        digest = source_digest(
+            file_digests(checkpoint.files(), digests or {}, workers, meter.advance)
+        )
+        header = _header(checkpoint, plan, file_type, digest, name)
+        last = plan.tensors[-1]
+        tensor_bytes = align(last.offset + last.bytes)
+        with PartialFile(destination, len(header) + tensor_bytes) as out:
+            out.write(header)
+            _stream(checkpoint, plan, out, workers, meter)
+            out.sync()
+            _check(out.path, plan, len(header) + tensor_bytes)
+            out.commit()
+        return Converted(
+            path=destination,
+            filetype=file_type.name,
+            file_bytes=out.written,
+            tensor_bytes=tensor_bytes,
+            n_tensors=len(plan.tensors),
+            seconds=time.monotonic() - started,
+            source_digest=digest,
+            sha256=out.sha256.hexdigest(),
+            reasons=plan.reasons,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    architecture: Architecture
+    sources: tuple[TensorSource, ...]
+    tensors: tuple[GgufTensor, ...]
+    tokenizer: Tokenizer
+    reasons: tuple[str, ...]
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _plan(checkpoint: Checkpoint, file_type: FileType) -> _Plan:
+    """Decide names, types and places, and find all that is wrong before a byte is written."""
+    config = checkpoint.config
+    architecture = architectures.for_config(config)
+    if config.get("quantization_config") is not None:
+        raise BadCheckpointError(
+            "the checkpoint is already quantized (config.json has a quantization_config)",
+            code="quantized_checkpoint",
+            hint="use the model's BF16 checkpoint",
+        )
+    sources = tuple(architecture.sources(config, checkpoint.where))
+    for source in sources:
+        _check_stored(checkpoint, source)
+    vocab = read_shape(config).vocab
+    tokenizer = read_tokenizer(checkpoint.folder, config, vocab, architecture.name)
+    specs = [source.spec for source in sources]
+    types = assign(specs, file_type.name, architecture.recipe_params(config))
+    tensors = tuple(lay_out(specs, types))
+    reasons = (tokenizer.reason, *_type_reasons(checkpoint, tensors, sources, file_type))
+    return _Plan(architecture, sources, tensors, tokenizer, reasons)
+
+
+def _check_stored(checkpoint: Checkpoint, source: TensorSource) -> None:
+    if source.values is not None:
+        return
+    stored = checkpoint.tensor(source.source)
+    if stored.dtype not in FLOAT_DTYPES:
+        raise BadCheckpointError(
+            f"tensor {stored.name!r} is stored as {stored.dtype}",
+            code="bad_dtype",
+            hint="edgekit converts F32, F16 and BF16 weights; use the BF16 checkpoint",
+        )
+    if stored.shape != source.spec.shape[::-1]:
+        raise BadCheckpointError(
+            f"tensor {stored.name!r} has the shape {list(stored.shape)}, config.json asks for "
+            f"{list(source.spec.shape[::-1])}",
+            code="bad_shape",
+            hint="config.json and weights are of different models; fetch both again",
+        )
+
+
+def _type_reasons(
+    checkpoint: Checkpoint,
+    tensors: Sequence[GgufTensor],
+    sources: Sequence[TensorSource],
+    file_type: FileType,
+) -> Iterator[str]:
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
+    mix = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
+    yield f"{file_type.name} by llama-quantize's rules: {mix}"
+    if file_type.default.quantized:
+        for tensor, source in zip(tensors, sources, strict=True):
+            if quantizable(source.spec) and tensor.shape[0] % file_type.default.block:
+                yield (
+                    f"{tensor.name} is {tensor.type.name}: rows of {tensor.shape[0]} are no whole "
+                    f"{file_type.default.name} blocks of {file_type.default.block}"
+                )
+    dtypes = {checkpoint.tensor(s.source).dtype for s in sources if s.source}
+    if dtypes != {"BF16"}:
+        yield f"weights are stored as {', '.join(sorted(dtypes))} and quantized from those values"
+
+
+def _header(
+    checkpoint: Checkpoint, plan: _Plan, file_type: FileType, digest: str, name: str | None
+) -> bytes:
+    from edgekit_quantize.llama import VERSION
+
+    arch = plan.architecture.name
+    engine = f"llama-cpp-python {VERSION}"
+    n_parameters = sum(math.prod(tensor.shape) for tensor in plan.tensors)
+    keys: list[KeyValue] = [
+        *general_metadata(checkpoint.folder, arch, n_parameters, name),
+        *plan.architecture.metadata(checkpoint.config),
+        *plan.tokenizer.metadata,
+        *provenance_metadata(digest, engine),
+        # llama-quantize puts these two last, whatever its input's order.
+        u32("general.quantization_version", QUANTIZATION_VERSION),
+        u32("general.file_type", file_type.number),
+    ]
+    return encode_header(keys, plan.tensors)
+
+
+def _stream(
+    checkpoint: Checkpoint, plan: _Plan, out: PartialFile, workers: int, meter: _Meter
+) -> None:
+    """Encode on `workers` threads, write in order. At most 2 x workers + 2 chunks are in memory."""
+    from edgekit_quantize.llama import Ggml
+    from edgekit_quantize.rows import Encoder
+
+    ggml = Ggml()
+    for kind in {tensor.type.name: tensor.type for tensor in plan.tensors}.values():
+        ggml.prepare(kind)
+    encoder = Encoder(ggml)
+    window: deque[tuple[Chunk, Future[npt.NDArray[np.uint8]]]] = deque()
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="quantize") as pool:
+        try:
+            for chunk in _chunks(checkpoint, plan):
+                window.append((chunk, pool.submit(encoder.encode, chunk)))
+                if len(window) > 2 * workers + 1:
+                    _write_next(window, out, meter)
+            while window:
+                _write_next(window, out, meter)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            window.clear()
+            raise
+
+
+def _chunks(checkpoint: Checkpoint, plan: _Plan) -> Iterator[Chunk]:
+    from edgekit_quantize.rows import chunks
+
+    for job in _jobs(checkpoint, plan):
+        yield from chunks(job)
+
+
+def _jobs(checkpoint: Checkpoint, plan: _Plan) -> Iterator[Job]:
+    from edgekit_quantize.rows import Job
+
+    for source, tensor in zip(plan.sources, plan.tensors, strict=True):
+        shard = checkpoint.where.get(source.source)
+        yield Job(tensor, source, shard, shard.tensors[source.source] if shard else None)
+
+
+def _write_next(
+    window: deque[tuple[Chunk, Future[npt.NDArray[np.uint8]]]], out: PartialFile, meter: _Meter
+) -> None:
+    chunk, future = window.popleft()
+    job = chunk.job
+    out.write(future.result().data)
+    meter.advance(chunk.source_bytes)
+    if chunk.ends:
+        out.write(bytes(align(job.target.bytes) - job.target.bytes))
+        if job.shard is not None and job.stored is not None:
+            job.shard.forget(job.stored)
+
+
+def _check(path: Path, plan: _Plan, file_bytes: int) -> None:
+    """Read the header back: the file must say of itself what was planned."""
+    header = read_header(path)
+    if header.tensors != plan.tensors or header.file_bytes != file_bytes:
+        raise IoFailedError(f"{path} does not read back as it was written", code="bad_readback")
+
+
+class _Meter:
+    """Counts source bytes, from any thread."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: _Plan,
+        report: Callable[[int, int], None] | None,
+        known: Mapping[str, str],
+    ) -> None:
+        hashed = sum(p.stat().st_size for p in checkpoint.files() if p.name not in known)
+        stored = sum(checkpoint.tensor(s.source).bytes for s in plan.sources if s.source)
+        self._total = hashed + stored
+        self._done = 0
+        self._report = report
+        self._lock = threading.Lock()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._report is not None:
+                self._report(self._done, self._total)

@@ -1,0 +1,23 @@
+"""Tokens in, tokens out: an OpenAI-compatible front over llama.cpp engine children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .config import EngineConfig, ServeConfig
+from .errors import ServerError
+
+__all__ = ["EngineConfig", "ServeConfig", "ServerError", "serve"]
+
+
+def serve(config: ServeConfig, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve one model until SIGINT or SIGTERM.
+
+    `on_ready(url)` is called in its own thread once the model answers. Raises ServerError
+    subclasses: ConfigError, ModelMissingError and PortInUseError before anything is loaded,
+    BadModelError or EngineDiedError if the model does not load.
+    """
+    # Planning code imports this package for its settings on machines without fastapi.
+    from .app import serve as run
+
+    run(config, on_ready=on_ready)

@@ -1,0 +1,1 @@
+"""HTTP dialects, one file each, over one engine handle."""

@@ -1,0 +1,104 @@
+"""One choice of one answer: outputs in, events and the final account out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from ..chat.parser import Event, Parser
+from ..client import Call
+from ..engine.wire import Output, TopToken
+from ..errors import EngineDiedError, ServerError
+from ..metrics import Metrics
+
+
+@dataclass(slots=True)
+class Choice:
+    """Reads what the engine generates for one choice."""
+
+    index: int
+    parser: Parser
+    n_tokens: int = 0
+    n_cached: int = 0
+    finish: str | None = None
+    logprobs: list[tuple[TopToken, list[TopToken]]] = field(default_factory=list)
+    """Not yet delivered: the chosen token and the best ones."""
+
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish is not None
+
+    def take(self, output: Output) -> list[Event]:
+        """Return the events of one output; sets `finish` when nothing more will come."""
+        if output.finish == "error":
+            raise EngineDiedError(
+                output.error or "the engine failed this request", code="engine_error"
+            )
+        self.n_tokens += len(output.tokens)
+        self.n_cached += output.n_cached or 0
+        tops = output.top_logprobs or [[] for _ in output.logprobs]
+        self.logprobs += zip(output.logprobs, tops, strict=True)
+        events = self.parser.feed(output.pieces)
+        if output.finish is not None or self.parser.done:
+            events += self.parser.finish()
+            self.finish = self._reason(output.finish)
+        return events
+
+    def _reason(self, engine: str | None) -> str:
+        if engine == "length" and not self.parser.done_early:
+            return "length"
+        return "tool_calls" if self.parser.n_calls else "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return OpenAI's form, the cached count always there."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+def usage_of(call: Call, choices: Sequence[Choice], per_prompt: int) -> Usage:
+    """Count each prompt once, however many choices it had."""
+    return Usage(
+        prompt_tokens=sum(call.n_prompt[::per_prompt]),
+        completion_tokens=sum(choice.n_tokens for choice in choices),
+        cached_tokens=sum(choice.n_cached for choice in choices[::per_prompt]),
+    )
+
+
+async def follow(
+    call: Call, choices: Sequence[Choice], metrics: Metrics, keepalive_s: float | None = None
+) -> AsyncGenerator[tuple[Choice, list[Event]] | None, None]:
+    """Yield (choice, events) until all choices finished; None after each silent `keepalive_s`.
+
+    Raises the ServerError that ended the call. The engine stops working on a choice as soon as
+    its parser needs no more.
+    """
+    timer = metrics.timer(call.n_prompt)
+    try:
+        while not all(choice.ended() for choice in choices):
+            arrival = await call.next(keepalive_s)
+            if arrival is None:
+                yield None
+                continue
+            choice = choices[arrival.index]
+            if isinstance(arrival.output, ServerError):
+                raise arrival.output
+            if choice.ended():
+                continue
+            timer.output(len(arrival.output.tokens))
+            events = choice.take(arrival.output)
+            if choice.ended():
+                call.cancel(choice.index)
+            yield choice, events
+    finally:
+        call.cancel()

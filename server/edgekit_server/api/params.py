@@ -1,0 +1,91 @@
+"""Request fields to the engine's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..engine.wire import Generate, Hello, Piece, Sampling
+from ..errors import RequestError
+from .schema import ResponseFormat, SamplingFields
+
+RANDOM_SEED = 2**32 - 1
+"""llama.cpp reads this seed as "random", so no client seed may become it."""
+
+
+def sampling_of(fields: SamplingFields, hello: Hello, n_logprobs: int | None) -> Sampling:
+    """Return llama-server's defaults with what the client sent laid over them."""
+    names = (
+        "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
+        "frequency_penalty", "presence_penalty",
+    )  # fmt: skip
+    given = {name: getattr(fields, name) for name in names}
+    sampling = replace(Sampling(), **{k: v for k, v in given.items() if v is not None})
+    if fields.top_k is not None:
+        sampling = replace(sampling, top_k=max(fields.top_k, 0))
+    seed = None if fields.seed in (None, -1) else fields.seed % RANDOM_SEED
+    return replace(
+        sampling, seed=seed, logit_bias=_logit_bias(fields, hello), n_logprobs=n_logprobs
+    )
+
+
+def generates(
+    prompt: list[Piece] | list[int],
+    fields: SamplingFields,
+    sampling: Sampling,
+    max_tokens: int | None,
+) -> list[Generate]:
+    """Return one engine request per choice; choice i samples with seed + i."""
+    return [
+        Generate(
+            id=0,
+            prompt=prompt,
+            max_tokens=None if max_tokens == -1 else max_tokens,
+            ignore_eos=bool(fields.ignore_eos),
+            cache_prompt=fields.cache_prompt is not False,
+            sampling=sampling
+            if sampling.seed is None
+            else replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED),
+        )
+        for i in range(fields.n or 1)
+    ]
+
+
+def with_bos(pieces: list[Piece], hello: Hello) -> list[Piece]:
+    """Put the BOS token in front if the model wants one and the prompt does not begin with it."""
+    if not hello.add_bos or not hello.bos:
+        return pieces
+    if pieces and pieces[0][1] and pieces[0][0].startswith(hello.bos):
+        return pieces
+    return [(hello.bos, True), *pieces]
+
+
+def check_max_tokens(value: int | None, param: str) -> int | None:
+    """Return the limit; zero is refused, since there would be no answer to return."""
+    if value == 0:
+        raise RequestError(f"{param} must be at least 1", param=param, code="invalid_value")
+    return value
+
+
+def check_response_format(given: ResponseFormat | None) -> None:
+    """Refuse constrained output rather than return free text that pretends to be JSON."""
+    if given is not None and given.type != "text":
+        raise RequestError(
+            f"response_format '{given.type}' is not supported by this server yet; the reply "
+            "would not be held to it. Leave it out, or use 'text'",
+            code="unsupported_parameter",
+            param="response_format",
+        )
+
+
+def _logit_bias(fields: SamplingFields, hello: Hello) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for key, bias in (fields.logit_bias or {}).items():
+        token = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
+        if not 0 <= token < hello.n_vocab:
+            raise RequestError(
+                f"logit_bias: {key!r} is no token id of this model (0 to {hello.n_vocab - 1})",
+                code="invalid_value",
+                param="logit_bias",
+            )
+        biases[token] = bias
+    return biases

@@ -1,0 +1,110 @@
+"""What clients may send. Unknown fields are ignored; known ones must make sense."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import JsonValue as Json
+
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+
+Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+Prompt = str | list[StrictInt] | list[str] | list[list[StrictInt]]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class Lenient(BaseModel):
+    """Ignores what it does not know; refuses NaN and infinities."""
+
+    model_config = ConfigDict(
+        extra="ignore", allow_inf_nan=False, frozen=True, protected_namespaces=()
+    )
+
+
+class StreamOptions(Lenient):
+    include_usage: bool | None = None
+
+
+class SamplingFields(Lenient):
+    """Fields that both dialects share. None, sent or not, means llama-server's default."""
+
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        None, validation_alias=AliasChoices("repeat_penalty", "repetition_penalty")
+    )
+    repeat_last_n: Annotated[int, Field(ge=-1, le=2**20)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Int64 | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, empty ones left out."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in given if stop]
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class Function(Lenient):
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Json] | None = None
+
+
+class ToolChoiceFunction(Lenient):
+    name: str
+
+
+class ToolChoice(Lenient):
+    type: str = "function"
+    function: ToolChoiceFunction
+
+
+class ResponseFormat(Lenient):
+    type: str
+
+
+class ChatTemplateKwargs(Lenient):
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(SamplingFields):
+    messages: list[dict[str, Json]]
+    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
+    tools: list[dict[str, Json]] | None = None
+    tool_choice: Literal["none", "auto", "required", "any"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+
+
+class CompletionRequest(SamplingFields):
+    prompt: Prompt
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None

@@ -1,0 +1,1 @@
+"""Conversations to prompts, tokens to events: normalise, template, parser."""

@@ -1,0 +1,388 @@
+"""The front's handle on one engine child: start it, talk to it, outlive it.
+
+One task supervises: spawn, wait for Hello, read until the child is gone, fail what was open,
+wait (doubling up to a limit), spawn again. All state is touched on the event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from .config import EngineConfig
+from .engine import wire
+from .errors import (
+    BadModelError,
+    ContextLengthError,
+    EngineDiedError,
+    RequestError,
+    ServerError,
+    WireError,
+)
+from .suspects import MAX_DEATHS, Suspects, content_key
+
+log = logging.getLogger("edgekit_server")
+
+Spawn = Callable[[EngineConfig], tuple["subprocess.Popen[bytes]", socket.socket]]
+
+FIRST_BACKOFF_S = 0.25
+STEADY_S = 60.0
+"""An engine that lived this long is healthy: the next restart waits the first back-off again."""
+RESTART_PATIENCE_S = 10.0
+"""How long a request waits for an engine that is restarting before it gets a 503."""
+STOP_PATIENCE_S = 5.0
+LOADING_RETRY_S = 10
+READ_BYTES = 1 << 18
+
+
+class State(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One thing that happened to one of a call's choices."""
+
+    index: int
+    output: wire.Output | ServerError
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request the child knows of."""
+
+    request: wire.Generate
+    key: bytes
+    index: int
+    param: str
+    call: Call
+    verdict: asyncio.Future[int]
+
+
+class Call:
+    """One or more choices generated for one HTTP request; their outputs in one queue.
+
+    The queue is bounded by the context: a choice has at most n_ctx_seq outputs.
+    """
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._queue: asyncio.Queue[Arrival] = asyncio.Queue()
+        self._live: dict[int, int] = {}
+        self.n_prompt: list[int] = []
+
+    @property
+    def live(self) -> bool:
+        """Whether any choice has more to come, or something arrived that was not taken yet."""
+        return bool(self._live) or not self._queue.empty()
+
+    async def next(self, timeout_s: float | None = None) -> Arrival | None:
+        """Return the next arrival; None after `timeout_s` of silence."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+    def cancel(self, index: int | None = None) -> None:
+        """Stop one choice, or all, before the engine's next step. Harmless when finished."""
+        wanted = [i for i in self._live if index is None or i == index]
+        for choice in wanted:
+            self._client.forget(self._live.pop(choice))
+
+    def add(self, index: int, request_id: int) -> None:
+        self._live[index] = request_id
+
+    def put(self, index: int, output: wire.Output | ServerError) -> None:
+        """Called by the reader task."""
+        if index not in self._live:
+            return
+        if isinstance(output, ServerError) or output.finish is not None:
+            del self._live[index]
+        self._queue.put_nowait(Arrival(index, output))
+
+
+class EngineClient:
+    """One engine child. `start` once, then `generate` from any task of the same loop."""
+
+    def __init__(self, config: EngineConfig, *, spawn: Spawn, max_backoff_s: float = 30.0) -> None:
+        self.config = config
+        self.state = State.LOADING
+        self.hello: wire.Hello | None = None
+        self.failure: ServerError | None = None
+        self.restarts = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._spawn = spawn
+        self._max_backoff_s = max_backoff_s
+        self._suspects = Suspects()
+        self._ids = itertools.count(1)
+        self._open: dict[int, _Open] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self._fatal: wire.Fatal | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._open)
+
+    def start(self) -> None:
+        """Begin loading; returns at once."""
+        self._task = asyncio.create_task(self._supervise(), name="engine-client")
+
+    async def wait_settled(self) -> None:
+        """Wait until the first load succeeded; raise why not if it failed."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self.state in (State.READY, State.FAILED, State.STOPPED)
+            )
+        if self.failure is not None:
+            raise self.failure
+
+    async def ready(self) -> wire.Hello:
+        """Return the loaded model. Waits through a restart; RequestError 503 while loading."""
+        if self.state is State.RESTARTING:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_PATIENCE_S), self._changed:
+                    await self._changed.wait_for(lambda: self.state is not State.RESTARTING)
+        if self.state is State.READY and self.hello is not None:
+            return self.hello
+        raise not_ready(self.state)
+
+    async def generate(self, requests: Sequence[wire.Generate], *, param: str) -> Call:
+        """Hand requests to the engine; return once it accepted each of them.
+
+        The ids are set here; `param` names the field to blame. RequestError when one of them is
+        refused (none of them runs then); EngineDiedError when the child died over it.
+        """
+        await self.ready()
+        call = Call(self)
+        opened: list[_Open] = []
+        try:
+            for index, given in enumerate(requests):
+                opened.append(self._send(given, index, param, call))
+            await self._drain()
+            call.n_prompt = [await entry.verdict for entry in opened]
+        except BaseException:
+            call.cancel()
+            for entry in opened:
+                entry.verdict.cancel()
+                if entry.verdict.done() and not entry.verdict.cancelled():
+                    entry.verdict.exception()
+            raise
+        return call
+
+    def forget(self, request_id: int) -> None:
+        """Cancel a request in the engine; nothing more of it is delivered."""
+        if self._open.pop(request_id, None) is not None and self._writer is not None:
+            self._writer.write(wire.encode(wire.Cancel(request_id)))
+
+    async def stop(self) -> None:
+        """Stop the child: ask, then terminate, then kill."""
+        self._set_state(State.STOPPED)
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.write(wire.encode(wire.Stop()))
+        process = self.process
+        if process is not None:
+            await asyncio.to_thread(_end_process, process)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_open(EngineDiedError("the server is shutting down", code="shutting_down"))
+
+    def _send(self, given: wire.Generate, index: int, param: str, call: Call) -> _Open:
+        key = content_key(given)
+        if self._suspects.refused(key):
+            raise RequestError(
+                f"this request was running each of the last {MAX_DEATHS} times that the engine "
+                "died; it is refused until the server restarts or an hour has passed",
+                code="request_kills_engine",
+                param=param,
+            )
+        if self._writer is None:
+            raise not_ready(self.state)
+        request = replace(given, id=next(self._ids))
+        verdict: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        entry = _Open(request, key, index, param, call, verdict)
+        try:
+            frame = wire.encode(request)
+        except WireError as error:
+            raise RequestError(error.message, param=param, code="invalid_value") from error
+        self._open[request.id] = entry
+        call.add(index, request.id)
+        self._writer.write(frame)
+        return entry
+
+    async def _drain(self) -> None:
+        if self._writer is not None:
+            # A child that died meanwhile is the reader's business, which fails the verdicts.
+            with contextlib.suppress(OSError):
+                await self._writer.drain()
+
+    async def _supervise(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            began = time.monotonic()
+            self._fatal = None
+            reason = await self._live_once()
+            if self.state is State.STOPPED:
+                return
+            if self.hello is None:
+                self.failure = self._load_failure(reason)
+                log.error("the engine did not load: %s", self.failure)
+                self._set_state(State.FAILED)
+                return
+            self._set_state(State.RESTARTING)
+            self._suspects.blame(entry.key for entry in self._open.values())
+            self._fail_open(EngineDiedError(f"the engine died ({reason}) and is being restarted"))
+            if time.monotonic() - began >= STEADY_S:
+                backoff_s = FIRST_BACKOFF_S
+            log.warning("the engine died (%s); restarting in %.2f s", reason, backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, self._max_backoff_s)
+            self.restarts += 1
+
+    async def _live_once(self) -> str:
+        """Run one child from spawn to death; return how it died."""
+        try:
+            process, sock = await asyncio.to_thread(self._spawn, self.config)
+        except OSError as error:
+            return f"cannot start it: {error}"
+        self.process = process
+        sock.setblocking(False)
+        reader, self._writer = await asyncio.open_connection(sock=sock)
+        try:
+            await self._read(reader)
+            reason = ""
+        except (OSError, WireError) as error:
+            reason = str(error)
+        finally:
+            writer, self._writer = self._writer, None
+            writer.close()
+            code = await asyncio.to_thread(_reap, process)
+        if self._fatal is not None:
+            return f"{self._fatal.code}: {self._fatal.message}"
+        return reason or (f"signal {-code}" if code < 0 else f"exit status {code}")
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        decoder = wire.Decoder()
+        while data := await reader.read(READ_BYTES):
+            for message in decoder.feed(data):
+                self._handle(message)
+
+    def _handle(self, message: wire.Message) -> None:
+        match message:
+            case wire.Step():
+                for output in message.outputs:
+                    self._output(output)
+            case wire.Accepted():
+                entry = self._open.get(message.id)
+                if entry is not None and not entry.verdict.done():
+                    entry.verdict.set_result(message.n_prompt)
+            case wire.Rejected():
+                entry = self._open.pop(message.id, None)
+                if entry is not None and not entry.verdict.done():
+                    entry.verdict.set_exception(self._rejection(message, entry.param))
+            case wire.Hello():
+                self.hello = message
+                self._set_state(State.READY)
+            case wire.Fatal():
+                self._fatal = message
+            case _:
+                log.warning("the engine sent %s, which nobody asked for", type(message).__name__)
+
+    def _output(self, output: wire.Output) -> None:
+        entry = self._open.get(output.id)
+        if entry is None:
+            return
+        if output.finish is not None:
+            del self._open[output.id]
+            if output.finish != "error":
+                self._suspects.clear(entry.key)
+        entry.call.put(entry.index, output)
+
+    def _rejection(self, message: wire.Rejected, param: str) -> RequestError:
+        if message.code == "context_length_exceeded" and self.hello is not None:
+            return ContextLengthError(message.n_prompt, self.hello.n_ctx_seq, param=param)
+        if message.code == "queue_full":
+            return RequestError(
+                message.message,
+                status=429,
+                type="rate_limit_error",
+                code="queue_full",
+                retry_after_s=1,
+            )
+        return RequestError(message.message, code=message.code, param=param)
+
+    def _load_failure(self, reason: str) -> ServerError:
+        if self._fatal is not None and self._fatal.code == "bad_model":
+            return BadModelError(self._fatal.message)
+        code = self._fatal.code if self._fatal is not None else None
+        return EngineDiedError(f"the engine died while loading: {reason}", code=code)
+
+    def _fail_open(self, error: EngineDiedError) -> None:
+        entries, self._open = list(self._open.values()), {}
+        for entry in entries:
+            if entry.verdict.done():
+                entry.call.put(entry.index, error)
+            else:
+                entry.verdict.set_exception(error)
+
+    def _set_state(self, state: State) -> None:
+        if self.state is State.STOPPED:
+            return
+        self.state = state
+
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._notify = asyncio.create_task(notify())
+
+
+def not_ready(state: State) -> RequestError:
+    """Return the 503 that clients know how to wait out."""
+    message = (
+        "Loading model" if state in (State.LOADING, State.RESTARTING) else "Engine unavailable"
+    )
+    return RequestError(
+        message,
+        status=503,
+        type="unavailable_error",
+        code="model_loading",
+        retry_after_s=LOADING_RETRY_S if state is State.LOADING else 2,
+    )
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a child whose socket has closed; kill it if it lingers. Returns its exit code."""
+    try:
+        return process.wait(STOP_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    for signal_it in (None, process.terminate, process.kill):
+        if signal_it is not None:
+            signal_it()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_PATIENCE_S if signal_it is None else 2.0)
+            return
+    process.wait()

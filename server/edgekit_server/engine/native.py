@@ -1,0 +1,404 @@
+"""The border to llama.cpp: the only file of the server that imports llama_cpp.
+
+llama.cpp aborts the whole process on many bad arguments, so each wrapper checks ranges first,
+and a NULL that ctypes returns as a falsy pointer becomes a typed error with the reason from
+llama.cpp's own log. Everything here runs in an engine child or a short-lived one, never in the
+front.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as ll
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit_server.engine import breakdown
+from edgekit_server.engine.log import Log
+from edgekit_server.errors import BadModelError, ConfigError, EngineDiedError
+
+Tokens = NDArray[np.int32]
+Logits = NDArray[np.float32]
+
+MAX_SEQUENCES = 256
+RANDOM_SEED = 0xFFFFFFFF
+"""llama.cpp reads this seed as "draw one"; the engine never passes it on by accident."""
+KV_TYPES = {
+    "f32": ll.GGML_TYPE_F32,
+    "f16": ll.GGML_TYPE_F16,
+    "bf16": 30,
+    "q8_0": ll.GGML_TYPE_Q8_0,
+    "q5_1": ll.GGML_TYPE_Q5_1,
+    "q5_0": ll.GGML_TYPE_Q5_0,
+    "q4_1": ll.GGML_TYPE_Q4_1,
+    "q4_0": ll.GGML_TYPE_Q4_0,
+    "iq4_nl": ll.GGML_TYPE_IQ4_NL,
+}
+_STRIPS = ll.LLAMA_TOKEN_ATTR_LSTRIP | ll.LLAMA_TOKEN_ATTR_RSTRIP
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    path: Path
+    n_gpu_layers: int = -1
+    use_extra_bufts: bool = True
+    no_alloc: bool = False
+    """Read metadata only and pretend to allocate: for memory figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    n_ctx: int
+    n_seq_max: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: bool | None = None
+
+
+class Model:
+    """A loaded GGUF. Token tables are read once, since looking up a bad id ends the process."""
+
+    def __init__(self, options: ModelOptions, log: Log) -> None:
+        """Load. Raises BadModelError (bad_model, out_of_memory) with llama.cpp's reason."""
+        _init_backends()
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = options.n_gpu_layers
+        params.use_extra_bufts = options.use_extra_bufts
+        if options.no_alloc:
+            params.no_alloc = True
+            params.load_mode = ll.LLAMA_LOAD_MODE_NONE  # mmap with no_alloc aborts
+        self.pointer = ll.llama_model_load_from_file(os.fsencode(options.path), params)
+        if not self.pointer:
+            code = "out_of_memory" if log.says_memory() else "bad_model"
+            raise BadModelError(f"{options.path.name}: {log.reason()}", code=code)
+        self.vocab = ll.llama_model_get_vocab(self.pointer)
+        self.n_vocab = int(ll.llama_vocab_n_tokens(self.vocab))
+        self.n_ctx_train = int(ll.llama_model_n_ctx_train(self.pointer))
+        self.n_params = int(ll.llama_model_n_params(self.pointer))
+        self.size_bytes = int(ll.llama_model_size(self.pointer))
+        self.has_encoder = bool(ll.llama_model_has_encoder(self.pointer))
+        self.has_decoder = bool(ll.llama_model_has_decoder(self.pointer))
+        self.trims_exactly = not (
+            ll.llama_model_is_recurrent(self.pointer)
+            or ll.llama_model_is_hybrid(self.pointer)
+            or ll.llama_model_n_swa(self.pointer) > 0
+        )
+        """Whether a sequence may be cut at any position: full attention only."""
+        self.strips_spaces = any(
+            ll.llama_vocab_get_attr(self.vocab, i) & _STRIPS for i in range(self.n_vocab)
+        )
+        """Whether some token swallows the spaces beside it."""
+        self.is_byte_pair = ll.llama_vocab_type(self.vocab) == ll.LLAMA_VOCAB_TYPE_BPE
+
+    def close(self) -> None:
+        if self.pointer:
+            ll.llama_model_free(self.pointer)
+            self.pointer = None
+
+    @property
+    def description(self) -> str:
+        return self._string(lambda buf, n: ll.llama_model_desc(self.pointer, buf, n)) or ""
+
+    @property
+    def chat_template(self) -> str | None:
+        text = ll.llama_model_chat_template(self.pointer, None)
+        return None if text is None else text.decode("utf-8", "replace")
+
+    def metadata(self, key: str) -> str | None:
+        """Return one metadata value as text, or None when the file does not have it."""
+        name = key.encode()
+        return self._string(lambda buf, n: ll.llama_model_meta_val_str(self.pointer, name, buf, n))
+
+    def _string(self, call: Callable[[Any, int], int]) -> str | None:
+        size = 1024
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = call(buffer, size)
+            if n < 0:
+                return None
+            if n < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = n + 1
+
+    @property
+    def add_bos(self) -> bool:
+        return bool(ll.llama_vocab_get_add_bos(self.vocab))
+
+    def special_ids(self) -> dict[str, int]:
+        """Return the ids of bos, eos and the FIM roles that llama.cpp knows for this vocabulary."""
+        found = {
+            "bos": ll.llama_vocab_bos(self.vocab),
+            "eos": ll.llama_vocab_eos(self.vocab),
+            "prefix": ll.llama_vocab_fim_pre(self.vocab),
+            "suffix": ll.llama_vocab_fim_suf(self.vocab),
+            "middle": ll.llama_vocab_fim_mid(self.vocab),
+        }
+        return {role: int(i) for role, i in found.items() if 0 <= i < self.n_vocab}
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of every token, control tokens as their text."""
+        size = 64
+        buffer = ctypes.create_string_buffer(size)
+        table: list[bytes] = []
+        for token in range(self.n_vocab):
+            n = ll.llama_token_to_piece(self.vocab, token, buffer, size, 0, True)
+            if n < 0:
+                size = -n
+                buffer = ctypes.create_string_buffer(size)
+                n = ll.llama_token_to_piece(self.vocab, token, buffer, size, 0, True)
+            table.append(ctypes.string_at(buffer, n))
+        return table
+
+    def control_ids(self) -> list[int]:
+        """Return the ids that are never plain text: control and unknown tokens."""
+        mask = ll.LLAMA_TOKEN_ATTR_CONTROL | ll.LLAMA_TOKEN_ATTR_UNKNOWN
+        attr = ll.llama_vocab_get_attr
+        return [i for i in range(self.n_vocab) if attr(self.vocab, i) & mask]
+
+    def end_ids(self) -> list[int]:
+        """Return every id that ends generation."""
+        is_end = ll.llama_vocab_is_eog
+        return [i for i in range(self.n_vocab) if is_end(self.vocab, i)]
+
+    def suppressed_ids(self) -> list[int]:
+        """Return the ids that this model must never say."""
+        count = ctypes.c_int32(0)
+        ids = ll.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return [int(ids[i]) for i in range(count.value)] if ids else []
+
+    def tokenize(self, text: bytes, *, special: bool) -> Tokens:
+        """Turn UTF-8 into ids; `special`: control token texts in it are control tokens.
+
+        Thread safe. The caller bounds the length of single words (see tokenizer.py): the C
+        code recurses once per character of a word. Raises EngineDiedError(tokenizer_failed).
+        """
+        room = len(text) + 8
+        while True:
+            ids = np.empty(room, np.int32)
+            pointer = ids.ctypes.data_as(ctypes.POINTER(ll.llama_token))
+            n = ll.llama_tokenize(self.vocab, text, len(text), pointer, room, False, special)
+            if n >= 0:
+                return ids[:n]
+            if -n <= room:
+                raise EngineDiedError(f"llama_tokenize returned {n}", code="tokenizer_failed")
+            room = -n
+
+
+class Context:
+    """KV memory and compute buffers of one model, and the calls of the step loop."""
+
+    def __init__(self, model: Model, options: ContextOptions, log: Log) -> None:
+        """Create. Raises ConfigError, or BadModelError(out_of_memory, bad_model)."""
+        _check_context(options)
+        params = ll.llama_context_default_params()
+        params.n_ctx = options.n_ctx
+        params.n_seq_max = options.n_seq_max
+        params.n_batch = options.n_batch
+        params.n_ubatch = options.n_ubatch
+        # The default reserves n_batch rows of logits: hundreds of MiB with a large vocabulary.
+        params.n_outputs_max = options.n_seq_max
+        params.n_threads = params.n_threads_batch = options.n_threads
+        params.type_k, params.type_v = KV_TYPES[options.type_k], KV_TYPES[options.type_v]
+        params.flash_attn_type = -1 if options.flash_attn is None else int(options.flash_attn)
+        params.swa_full = False
+        params.kv_unified = True
+        params.no_perf = True
+        self.pointer = ll.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            code = "out_of_memory" if log.says_memory() else "bad_model"
+            raise BadModelError(f"no context: {log.reason()}", code=code)
+        self.memory = ll.llama_get_memory(self.pointer)
+        self.n_vocab = model.n_vocab
+        self.n_ctx = int(ll.llama_n_ctx(self.pointer))
+        self.n_ctx_seq = int(ll.llama_n_ctx_seq(self.pointer))
+        self.n_batch = int(ll.llama_n_batch(self.pointer))
+        self.n_ubatch = int(ll.llama_n_ubatch(self.pointer))
+        self.n_seq_max = options.n_seq_max
+        self.n_threads = options.n_threads
+
+    def close(self) -> None:
+        if self.pointer:
+            ll.llama_free(self.pointer)
+            self.pointer = None
+
+    def _checked(self, seq: int) -> int:
+        if not 0 <= seq < self.n_seq_max:
+            raise IndexError(f"sequence {seq} of {self.n_seq_max}")
+        return seq
+
+    def seq_rm(self, seq: int, start: int = 0) -> bool:
+        """Forget a sequence from position `start` on. False: this memory cannot cut there."""
+        return bool(ll.llama_memory_seq_rm(self.memory, self._checked(seq), max(start, 0), -1))
+
+    def seq_cp(self, source: int, target: int, end: int) -> None:
+        """Let `target` share the first `end` cells of `source` (unified memory: no copy)."""
+        ll.llama_memory_seq_cp(self.memory, self._checked(source), self._checked(target), 0, end)
+
+    def seq_length(self, seq: int) -> int:
+        """Return the number of positions the memory holds for a sequence."""
+        return int(ll.llama_memory_seq_pos_max(self.memory, self._checked(seq))) + 1
+
+    def decode(self, batch: ll.llama_batch) -> int:
+        """Compute a batch: 0 done, 1 no room (memory unchanged), 2 aborted, < 0 failed."""
+        if not 0 < batch.n_tokens <= self.n_batch:
+            raise ValueError(f"a batch of {batch.n_tokens} rows; the most is {self.n_batch}")
+        return int(ll.llama_decode(self.pointer, batch))
+
+    def logits(self, n_rows: int) -> Logits:
+        """Return the rows that asked for output, in batch order, as a writable view.
+
+        Valid until the next decode only: llama.cpp may move the buffer.
+        """
+        if n_rows > self.n_seq_max:
+            raise ValueError(f"{n_rows} output rows; the most is {self.n_seq_max}")
+        pointer = ll.llama_get_logits(self.pointer)
+        if not pointer:
+            raise EngineDiedError("llama_get_logits returned NULL", code="internal")
+        return np.ctypeslib.as_array(pointer, (n_rows, self.n_vocab))
+
+    def memory_rows(self) -> list[breakdown.Row]:
+        """Return llama.cpp's table of bytes per buffer type; empty where it cannot be read."""
+        library = ll.llama_cpp._lib
+        if not sys.platform.startswith("linux") or not hasattr(library, breakdown.SYMBOL):
+            return []
+        call, name = getattr(library, breakdown.SYMBOL), library.ggml_backend_buft_name
+        call.restype, call.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
+        name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+        return breakdown.read_table(lambda out: call(out, self.pointer), name)
+
+    def sample(self, chain: Chain, row: int) -> int:
+        """Draw from the logits of batch row `row`, which must have asked for output."""
+        return int(ll.llama_sampler_sample(chain.pointer, self.pointer, row))
+
+
+class Chain:
+    """Samplers in order; the last one must select. Owned by one sequence, freed with it."""
+
+    def __init__(self, samplers: list[tuple[str, tuple[float, ...]]]) -> None:
+        """Build from (llama_sampler_init_ suffix, its arguments)."""
+        if not samplers or samplers[-1][0] not in ("dist", "greedy"):
+            raise ValueError("a chain ends in dist or greedy; anything else aborts in C")
+        self.pointer = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
+        for name, arguments in samplers:
+            sampler = getattr(ll, f"llama_sampler_init_{name}")(*arguments)
+            if not sampler:
+                self.close()
+                raise ValueError(f"llama.cpp refused the sampler {name}{arguments}")
+            ll.llama_sampler_chain_add(self.pointer, sampler)
+
+    def accept(self, token: int) -> None:
+        """Show the chain a token it did not draw (the prompt's tail, for penalties)."""
+        ll.llama_sampler_accept(self.pointer, token)
+
+    def close(self) -> None:
+        if self.pointer:
+            ll.llama_sampler_free(self.pointer)
+            self.pointer = None
+
+
+def batch_struct(
+    token: Tokens,
+    pos: Tokens,
+    n_seq_id: Tokens,
+    seq_id: NDArray[np.uint64],
+    output: NDArray[np.int8],
+) -> ll.llama_batch:
+    """Return a llama_batch that points into these arrays; the caller keeps them alive."""
+    kinds = dict(ll.llama_batch._fields_)
+    return ll.llama_batch(
+        n_tokens=0,
+        token=token.ctypes.data_as(kinds["token"]),
+        embd=None,
+        pos=pos.ctypes.data_as(kinds["pos"]),
+        n_seq_id=n_seq_id.ctypes.data_as(kinds["n_seq_id"]),
+        seq_id=seq_id.ctypes.data_as(kinds["seq_id"]),
+        logits=output.ctypes.data_as(kinds["logits"]),
+    )
+
+
+def version() -> str:
+    """The installed llama-cpp-python."""
+    return str(ll.__version__)
+
+
+def gpu_offload() -> bool:
+    """Whether this build can put layers on an accelerator."""
+    return bool(ll.llama_supports_gpu_offload())
+
+
+def backends() -> list[str]:
+    """Names of the devices ggml sees, the CPU among them; empty if they cannot be listed."""
+    _init_backends()
+    library = ll.llama_cpp._lib
+    try:
+        count, get, name = (
+            getattr(library, f"ggml_backend_dev_{what}") for what in ("count", "get", "name")
+        )
+    except AttributeError:
+        return []
+    count.restype, get.restype, name.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    get.argtypes, name.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    return [name(get(i)).decode() for i in range(count())]
+
+
+@contextmanager
+def opened(
+    model_options: ModelOptions, context_options: ContextOptions, log: Log
+) -> Iterator[tuple[Model, Context]]:
+    """Load a model with a context and free both at the end."""
+    model = Model(model_options, log)
+    try:
+        context = Context(model, context_options, log)
+        try:
+            yield model, context
+        finally:
+            context.close()
+    finally:
+        model.close()
+
+
+def capture_log() -> Log:
+    """Send llama.cpp's log of this process into a fresh `Log` instead of stderr."""
+    log = Log()
+
+    def on_line(level: int, text: bytes | None, _data: object) -> None:
+        log.add(level, text)
+
+    callback = ll.llama_log_callback(on_line)
+    ll.llama_log_set(callback, None)
+    # C holds only the address, and holds it for ever: the last callback must never be freed.
+    _log_callback[:] = [callback]
+    return log
+
+
+_log_callback: list[object] = []
+
+
+def _init_backends() -> None:
+    ll.llama_backend_init()
+
+
+def _check_context(options: ContextOptions) -> None:
+    """Refuse what llama.cpp would answer with an abort."""
+    if not 1 <= options.n_seq_max <= MAX_SEQUENCES:
+        raise ConfigError(f"n_seq_max is {options.n_seq_max}; it must be 1 to {MAX_SEQUENCES}")
+    if not 1 <= options.n_ubatch <= options.n_batch:
+        raise ConfigError(f"n_ubatch {options.n_ubatch} must be 1 to n_batch {options.n_batch}")
+    if options.n_batch < options.n_seq_max:
+        raise ConfigError(f"n_batch {options.n_batch} is below n_seq_max {options.n_seq_max}")
+    if options.n_ctx < 1 or options.n_threads < 1:
+        raise ConfigError("n_ctx and n_threads must be at least 1")
+    for name in (options.type_k, options.type_v):
+        if name not in KV_TYPES:
+            raise ConfigError(f"KV type {name!r} is none of {', '.join(KV_TYPES)}")

@@ -1,0 +1,51 @@
+"""One request inside the engine: what it has, what it still wants."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from itertools import count
+
+from edgekit_server.engine.sampling import Chooser
+
+ADMISSION_RESERVE = 256
+"""Most answer tokens a request must have room for before it starts. Beyond that it takes its
+chances: reserving every max_tokens would leave the memory mostly empty."""
+
+_keys = count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """State counters; everything else follows from them."""
+
+    id: int
+    tokens: array[int]
+    """Prompt, then the answer so far."""
+    limit: int
+    """Length of `tokens` at which the answer ends: by max_tokens or by the context."""
+    chooser: Chooser
+    arrived: float
+    ends: frozenset[int]
+    """Ids that end this answer."""
+    cache_prompt: bool = True
+    key: int = field(default_factory=lambda: next(_keys))
+    """Our own number: a front may reuse `id`."""
+    n_prompt: int = field(init=False)
+    seq: int | None = None
+    admitted: float = 0.0
+    n_cached: int = 0
+    announced: bool = False
+    """Whether the first output, with its one-time figures, has been sent."""
+
+    def __post_init__(self) -> None:
+        self.n_prompt = len(self.tokens)
+
+    @property
+    def n_answer(self) -> int:
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def reserve(self) -> int:
+        """Cells this request may soon take for its answer."""
+        return min(self.limit - len(self.tokens), ADMISSION_RESERVE)

@@ -1,0 +1,59 @@
+"""The vocabulary's tables, read once: no lookup of a token ever reaches native code again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit_server.engine import native
+
+MISTRAL_FIM = {"prefix": "[PREFIX]", "suffix": "[SUFFIX]", "middle": "[MIDDLE]"}
+"""llama.cpp does not know these by role; Mistral's files carry them as control tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    pieces: list[bytes]
+    """The bytes of each token, control tokens as their text."""
+    controls: frozenset[int]
+    ends: frozenset[int]
+    """Ids that end generation."""
+    suppressed: tuple[int, ...]
+    bos: str | None
+    eos: str | None
+    fim: dict[str, str]
+    longest_piece: int
+    """Bytes of the longest token: no text has fewer tokens than its bytes over this."""
+    exact_bytes: bool
+    """Whether the tokens of a text always join to exactly its bytes (byte-level BPE)."""
+
+    @property
+    def control_texts(self) -> list[str]:
+        """Texts of the control tokens, in id order, empty ones left out."""
+        texts = (self.text(token) for token in sorted(self.controls))
+        return [text for text in texts if text]
+
+    def text(self, token: int) -> str:
+        return self.pieces[token].decode("utf-8", "replace")
+
+
+def read(model: native.Model) -> Vocabulary:
+    """Read all tables of a loaded model (about 0.1 s for 128k tokens)."""
+    pieces = model.pieces()
+    controls = frozenset(model.control_ids())
+    special = model.special_ids()
+    texts = {token: pieces[token].decode("utf-8", "replace") for token in special.values()}
+    fim = {role: texts[special[role]] for role in MISTRAL_FIM if role in special}
+    if not fim:
+        known = {pieces[token] for token in controls}
+        fim = {role: text for role, text in MISTRAL_FIM.items() if text.encode() in known}
+    return Vocabulary(
+        pieces=pieces,
+        controls=controls,
+        ends=frozenset(model.end_ids()),
+        suppressed=tuple(model.suppressed_ids()),
+        bos=texts[special["bos"]] if "bos" in special else None,
+        eos=texts[special["eos"]] if "eos" in special else None,
+        fim=fim,
+        longest_piece=max(map(len, pieces), default=1),
+        exact_bytes=model.is_byte_pair and not model.strips_spaces,
+    )

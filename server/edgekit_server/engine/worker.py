@@ -1,0 +1,127 @@
+"""The engine child: `python -m edgekit_server.engine.worker --fd N`.
+
+N is one end of a socketpair. The first frame on it is the EngineConfig; the child answers Hello
+when the model is ready, or Fatal and exits. It exits when the other end closes, so it never
+outlives the front.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+
+from edgekit_server.config import EngineConfig
+from edgekit_server.engine import native, threads, vocabulary, wire
+from edgekit_server.engine.intake import Intake, Outbox
+from edgekit_server.engine.loop import Loop
+from edgekit_server.engine.tokenizer import STACK_BYTES, Tokenizer
+from edgekit_server.errors import BadModelError, ModelMissingError, ServerError
+
+SWITCH_INTERVAL_S = 5e-4
+"""A C call that returns waits this long at most for the other thread to give the GIL up."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one model over an inherited socket; return the exit code."""
+    parser = argparse.ArgumentParser(prog="edgekit_server.engine.worker")
+    parser.add_argument("--fd", type=int, required=True, help="inherited socket")
+    options = parser.parse_args(arguments)
+    # Ctrl-C reaches the whole process group; the front decides when the engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with socket.socket(fileno=options.fd) as sock:
+        frame = wire.read_frame(sock)
+        if frame is None:
+            return 0
+        outbox = Outbox(sock)
+        try:
+            serve(wire.decode_config(frame), sock, outbox)
+        except ServerError as error:
+            outbox.send(wire.Fatal(error.code, error.message))
+            return error.exit_code
+        except Exception as error:
+            traceback.print_exc()
+            outbox.send(wire.Fatal("internal", f"{type(error).__name__}: {error}"))
+            return 70
+    return 0
+
+
+def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
+    """Load, say Hello, and run until the front stops us. Raises ServerError if it cannot."""
+    if not config.model_path.is_file():
+        raise ModelMissingError(f"no file {config.model_path}")
+    n_threads, why_threads = threads.default_threads()
+    if config.n_threads is not None:
+        n_threads, why_threads = config.n_threads, "as configured"
+    context_options = native.ContextOptions(
+        n_ctx=config.n_ctx,
+        n_seq_max=config.n_seq_max,
+        n_batch=config.n_batch,
+        n_ubatch=config.n_ubatch,
+        n_threads=n_threads,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        flash_attn=config.flash_attn,
+    )
+    model_options = native.ModelOptions(
+        config.model_path, config.n_gpu_layers, config.use_extra_bufts
+    )
+    log = native.capture_log()
+    with native.opened(model_options, context_options, log) as (model, context):
+        if model.has_encoder or not model.has_decoder:
+            raise BadModelError(f"{config.model_path.name} is no decoder-only model")
+        tables = vocabulary.read(model)
+        hello = _hello(config, model, context, tables)
+        hello.reasons["n_threads"] = f"{n_threads}: {why_threads}"
+        max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
+        loop = Loop(context, tables, outbox.send, reuse=model.trims_exactly, max_queue=max_queue)
+        tokenizer = Tokenizer(model, tables, hello.n_ctx_seq)
+        intake = Intake(sock, outbox, loop, tokenizer, tables, hello.n_ctx_seq)
+        threading.stack_size(STACK_BYTES)
+        thread = threading.Thread(target=intake.run, name="intake", daemon=True)
+        outbox.send(hello)
+        thread.start()
+        loop.run()
+        thread.join()
+
+
+def _hello(
+    config: EngineConfig,
+    model: native.Model,
+    context: native.Context,
+    tables: vocabulary.Vocabulary,
+) -> wire.Hello:
+    n_ctx_seq = min(context.n_ctx_seq, model.n_ctx_train)
+    reasons = {"kv": "unified: sequences share all cells, and a common prefix is held once"}
+    if n_ctx_seq < context.n_ctx_seq:
+        reasons["n_ctx_seq"] = f"{n_ctx_seq}: the model was trained for no more"
+    if not model.trims_exactly:
+        reasons["prefix_reuse"] = "off: this model's memory cannot be cut at any position"
+    return wire.Hello(
+        model_id=config.model_id,
+        architecture=model.metadata("general.architecture"),
+        description=model.description,
+        n_params=model.n_params,
+        size_bytes=model.size_bytes,
+        n_vocab=model.n_vocab,
+        n_ctx_train=model.n_ctx_train,
+        n_ctx=context.n_ctx,
+        n_ctx_seq=n_ctx_seq,
+        n_seq_max=context.n_seq_max,
+        chat_template=model.chat_template,
+        bos=tables.bos,
+        eos=tables.eos,
+        add_bos=model.add_bos,
+        fim=tables.fim,
+        control_tokens=tables.control_texts,
+        reasons=reasons,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

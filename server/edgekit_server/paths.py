@@ -1,0 +1,31 @@
+"""One spelling per path: clients send `/v1/v1/...`, `//`, a trailing `/`, or no `/v1` at all."""
+
+from __future__ import annotations
+
+VERSIONED = frozenset({"chat", "completions", "models"})
+"""First segments that live under /v1."""
+ROOTED = frozenset({"health", "livez", "readyz", "metrics"})
+"""First segments that live at the root."""
+PUBLIC = frozenset({"/health", "/livez", "/readyz"})
+"""Paths that need no key: monitors have none, and they say nothing."""
+
+KNOWN = PUBLIC | {"/metrics", "/v1/chat/completions", "/v1/completions", "/v1/models"}
+
+
+def canonical(path: str) -> str:
+    """Return the path as the routes spell it; an unknown path comes back tidied only."""
+    segments = [segment for segment in path.split("/") if segment]
+    while segments[:2] == ["v1", "v1"]:
+        segments.pop(0)
+    if segments and segments[0] in VERSIONED:
+        segments.insert(0, "v1")
+    elif len(segments) == 2 and segments[0] == "v1" and segments[1] in ROOTED:
+        segments.pop(0)
+    return "/" + "/".join(segments)
+
+
+def label(path: str) -> str:
+    """Return a canonical path for metrics: few values, whatever clients ask for."""
+    if path in KNOWN:
+        return path
+    return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"

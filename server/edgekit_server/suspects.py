@@ -1,0 +1,51 @@
+"""Which requests were in flight when an engine died, by content, and when one is refused."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from hashlib import blake2b
+
+from .engine import wire
+
+MAX_DEATHS = 2
+MEMORY_S = 3600.0
+MAX_REMEMBERED = 1024
+
+
+def content_key(request: wire.Generate) -> bytes:
+    """Return a digest of what the engine computes for a request; its id and seed left out."""
+    plain = replace(request, id=0, sampling=replace(request.sampling, seed=None))
+    return blake2b(wire.encode(plain), digest_size=16).digest()
+
+
+class Suspects:
+    """Counts deaths per content. A request that completes is cleared: it was a bystander."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._clock = clock
+
+    def blame(self, keys: Iterable[bytes]) -> None:
+        """The engine died with these in flight."""
+        now = self._clock()
+        for key in set(keys):
+            self._deaths[key] = (self.deaths(key) + 1, now)
+            self._deaths.move_to_end(key)
+        while len(self._deaths) > MAX_REMEMBERED:
+            self._deaths.popitem(last=False)
+
+    def clear(self, key: bytes) -> None:
+        """This request completed."""
+        self._deaths.pop(key, None)
+
+    def deaths(self, key: bytes) -> int:
+        """Return how often the engine died under this request within the last hour."""
+        count, last = self._deaths.get(key, (0, 0.0))
+        return count if self._clock() - last <= MEMORY_S else 0
+
+    def refused(self, key: bytes) -> bool:
+        """Whether the request killed the engine too often to be tried again."""
+        return self.deaths(key) >= MAX_DEATHS
