@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from edgekit.errors import ConfigError, MissingInputError, UsageError
 from edgekit.facts import (
@@ -41,7 +42,7 @@ __all__ = [
     "find_device",
     "find_filetype",
     "find_model",
-    "load_absent_models",
+    "load_absent",
     "load_devices",
     "load_families",
     "load_filetypes",
@@ -49,6 +50,9 @@ __all__ = [
     "match_device",
     "split_model_name",
 ]
+
+
+SYSTEM_FOLDER: Final = Path("/etc/edgekit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def load_models() -> dict[str, ModelCard]:
     return dict(_load(_folders()).models)
 
 
-def load_absent_models() -> dict[str, AbsentModel]:
+def load_absent() -> dict[str, AbsentModel]:
     """Names that no public weights carry, by id. Raises as `load_models`."""
     return dict(_load(_folders()).absent)
 
@@ -93,7 +97,7 @@ def find_model(name: str) -> ModelCard:
     for absent in loaded.absent.values():
         if wanted in {absent.id, *absent.aliases}:
             raise MissingInputError(
-                absent.why,
+                absent.why.rstrip("."),
                 code="model_not_published",
                 hint=f"what exists: {', '.join(absent.nearest)}; "
                 "if you have weights under this name, pass --source DIR_OR_REPO",
@@ -199,13 +203,10 @@ def _folders() -> tuple[Path, ...]:
                 hint="point it at a folder with models/ or devices/ inside, or unset it",
             )
         return (_builtin(), folder)
-    import platformdirs
+    from edgekit.paths import config_dir
 
-    return (
-        _builtin(),
-        platformdirs.site_config_path("edgekit"),
-        platformdirs.user_config_path("edgekit"),
-    )
+    own = config_dir()
+    return (_builtin(), own) if own == SYSTEM_FOLDER else (_builtin(), SYSTEM_FOLDER, own)
 
 
 @cache

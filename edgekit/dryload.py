@@ -115,8 +115,10 @@ def refine(plan: MemoryPlan, measured: Measured) -> MemoryPlan:
             weights=sum(measured.weights.values()),
             kv=measured.kv,
             compute=sum(measured.compute.values()) + measured.output,
+            # The measured weights are in the CPU's own layout already.
+            overhead=main.overhead - plan.packing,
         )
-        return replace(plan, parts=(whole,), basis="dry load")
+        return replace(plan, parts=(whole,), basis="dry load", packing=0)
     host = rest[0]
     total_kv = plan.kv or 1
     # The child reports keys and values as one sum; they lie where their layers lie.

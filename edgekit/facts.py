@@ -98,6 +98,7 @@ class Family:
     id: str
     layer_us: float
     layer_us_per_core: float
+    attention_ns: float
     small_batch: float
     decode: Rate
     decode_of_measured: float

@@ -153,6 +153,7 @@ def _read_family(name: str, table: Table) -> Family:
     family = Family(
         id=name,
         layer_us=table.number("layer_us"),
+        attention_ns=table.maybe_number("attention_ns") or 0.0,
         layer_us_per_core=table.maybe_number("layer_us_per_core") or 0.0,
         small_batch=table.number("small_batch"),
         decode=_rate(table.table("decode")),

@@ -41,7 +41,6 @@ Q8_FLOOR_TOK_S = 20.0
 """Below it Q8_0 gives way to Q6_K where that is faster by a tenth: it loses 0.004 more."""
 
 _STEPS = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8)
-_ORDER = {"fits": 0, "tight": 1, "no": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,8 @@ def candidates(
     """Every file type (or the one named) at one context, the choice first if there is one.
 
     Without `n_ctx` the context is the one `choose` would take, else the least useful one. After
-    the choice come what fits, what is tight, what does not; better quality first.
+    the choice come what fits, better quality first; what is tight and what does not fit, nearest
+    to fitting first.
 
     Raises:
         MissingInputError: no such file type.
@@ -93,7 +93,7 @@ def candidates(
     ctx = best.plan.n_ctx if best else (n_ctx or search.floor)
     names = [find_filetype(filetype).id] if filetype else list(load_filetypes())
     rows = [search.at(name, ctx) for name in names]
-    rows.sort(key=lambda c: (_ORDER[c.verdict], c.filetype.loss))
+    rows.sort(key=_order)
     if best is None:
         return rows
     reason = _because(best, search, asked_for=filetype is not None, n_ctx=n_ctx)
@@ -242,6 +242,12 @@ class _Search:
         return bool(own and six and own.value < Q8_FLOOR_TOK_S and six.value > 1.1 * own.value)
 
 
+def _order(c: Candidate) -> tuple[int, float]:
+    if c.verdict == "fits":
+        return 0, c.filetype.loss
+    return 1 if c.verdict == "tight" else 2, float(c.missing_bytes or c.file_bytes)
+
+
 def _because(best: Candidate, search: _Search, *, asked_for: bool, n_ctx: int | None) -> str:
     """Why this one: what it fits, what it leaves, why the next better one lost."""
     better = None
@@ -283,20 +289,29 @@ def _nothing_fits(rows: Sequence[Candidate]) -> EdgekitError:
     smallest = min(rows, key=lambda c: c.file_bytes)
     if smallest.binding == "context":
         return UsageError(smallest.reason, code="ctx_beyond_training", hint="pass a smaller --ctx")
-    tight = next((c for c in rows if c.verdict == "tight"), None)
+    tight = max(
+        (c for c in rows if c.verdict == "tight"),
+        key=lambda c: c.speed.decode.value if c.speed.decode else 0.0,
+        default=None,
+    )
     shorter = [c for c in rows if 0 < c.largest_ctx < c.plan.n_ctx and c.filetype.automatic]
     hint = "a device with more memory, or a smaller model, is needed"
     if tight is not None:
         pace = tight.speed.decode
         about = f", about {pace.value:.1f} tok/s" if pace else ""
+        plan = tight.plan
         hint = f"tight: {tight.filetype.id} {tight.reason}{about}"
+        if len(plan.parts) > 1 and plan.n_gpu_layers < plan.n_layers:
+            split = f"{plan.n_gpu_layers} of {plan.n_layers} layers on the device"
+            hint = f"tight: {tight.filetype.id} with {split}{about}: pass --offload"
+            hint += f" {plan.n_gpu_layers}"
     elif shorter:
         good = [c for c in shorter if c.filetype.loss <= GOOD_LOSS] or shorter
         nearest = max(good, key=lambda c: c.largest_ctx)
         hint = f"{nearest.filetype.id} fits at {nearest.largest_ctx:,} tokens: pass --ctx"
+    least = f"even {smallest.filetype.id}" if len(rows) > 1 else smallest.filetype.id
     return NoDeviceError(
-        f"{smallest.card.id} does not fit {smallest.device.name}; even {smallest.filetype.id} "
-        f"{smallest.reason}",
+        f"{smallest.card.id} does not fit {smallest.device.name}: {least} {smallest.reason}",
         code="does_not_fit",
         hint=hint,
     )

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,12 +23,8 @@ from edgekit.errors import UsageError
 from edgekit.latency_client import stream_one
 from edgekit.latency_memory import MemoryPeak
 from edgekit.latency_prompts import Load, calibrate
-from edgekit.report.record import Ceiling, Estimate, LatencyRecord, LatencyRow, PredictedRow
+from edgekit.report.record import Ceiling, LatencyRecord, LatencyRow
 from edgekit.report.statistics import Sample, summarise
-
-if TYPE_CHECKING:
-    from edgekit import speed as speed_module
-    from edgekit.speed import Speed
 
 METHOD: tuple[tuple[str, str], ...] = (
     (
@@ -162,23 +157,6 @@ def measure(
         created_at=began,
         method=METHOD,
         notes=tuple(notes),
-    )
-
-
-def predicted_row(speed: Speed) -> PredictedRow:
-    """Turn the planner's speed, which is per user, into the report's, which is all users'."""
-
-    def of_all(guess: speed_module.Estimate | None, times: int) -> Estimate | None:
-        if guess is None:
-            return None
-        value, low, high = (times * figure for figure in (guess.value, guess.low, guess.high))
-        return Estimate(value, low, high, guess.basis)
-
-    return PredictedRow(
-        speed.users,
-        decode_tok_s=of_all(speed.decode, speed.users),
-        prefill_tok_s=of_all(speed.prefill, 1),
-        ttft_ms=of_all(speed.ttft_ms, 1),
     )
 
 

@@ -26,9 +26,10 @@ async def stream_one(
 ) -> Sample:
     """Send one request and time what comes back; a failure is a Sample with `error`, never a raise.
 
-    The clock starts just before the request is handed to a warm connection and reads once per
-    chunk of bytes from the socket, before anything is parsed. `timeout_s` bounds the whole
-    request. `error` is short and countable: `timeout`, `http_503`, `connect`, `cut`, ...
+    The clock starts just before the request is handed to a warm connection and is read for each
+    piece that comes from the socket, before it is parsed; pieces of one read arrived together.
+    `timeout_s` bounds the whole request. `error` is short and countable: `timeout`, `http_503`,
+    `connect`, `cut`, ...
     """
     sent = clock()
     reader = _Reader()
@@ -42,8 +43,7 @@ async def stream_one(
                 await response.aread()
                 error = f"http_{response.status_code}"
             else:
-                async for chunk in response.aiter_bytes():
-                    reader.feed(chunk, clock())
+                await _read(response, reader, clock)
     except TimeoutError:
         error = "timeout"
     except httpx.HTTPError as failure:
@@ -60,6 +60,22 @@ async def stream_one(
     )
 
 
+async def _read(response: httpx.Response, reader: _Reader, clock: Callable[[], float]) -> None:
+    """Feed the reader until the stream ends, and tell it which pieces came in one socket read.
+
+    httpx hands out the HTTP chunks of one read one by one without waiting in between. A mark
+    left in the event loop is reached only when we did wait, that is, when new bytes were read.
+    """
+    loop, waited = asyncio.get_running_loop(), asyncio.Event()
+    loop.call_soon(waited.set)
+    async for chunk in response.aiter_bytes():
+        now, is_new = clock(), waited.is_set()
+        reader.feed(chunk, now, is_new_read=is_new)
+        if is_new:
+            waited.clear()
+            loop.call_soon(waited.set)
+
+
 def _kind_of(failure: httpx.HTTPError) -> str:
     if isinstance(failure, httpx.TimeoutException):
         return "timeout"
@@ -74,13 +90,16 @@ class _Reader:
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
         self._pending = b""
+        self._answered = False
+        """Has the current read brought tokens already?"""
         self._usage: dict[str, object] = {}
         self._counted = 0
         self._finished = False
         self._error: str | None = None
 
-    def feed(self, chunk: bytes, at_s: float) -> None:
-        """Take the bytes of one read; all tokens completed by it arrive at `at_s`."""
+    def feed(self, chunk: bytes, at_s: float, *, is_new_read: bool = True) -> None:
+        """Take some bytes; all tokens of one socket read arrive when its first one does."""
+        self._answered = self._answered and not is_new_read
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         events, counted_before, counted = 0, self._counted, False
         for line in lines:
@@ -100,8 +119,14 @@ class _Reader:
                 events += has_text
                 counted |= has_count
         tokens = self._counted - counted_before if counted else None
-        if tokens or events:
-            self.arrivals.append(Arrival(at_s, events, tokens))
+        if not tokens and not events:
+            return
+        if self._answered:
+            last = self.arrivals.pop()
+            at_s, events = last.at_s, last.events + events
+            tokens = None if last.tokens is None or tokens is None else last.tokens + tokens
+        self.arrivals.append(Arrival(at_s, events, tokens))
+        self._answered = True
 
     def _take(self, event: Answer) -> tuple[bool, bool]:
         """Note one event; return (it carried text, it said how many tokens it carried)."""

@@ -12,6 +12,7 @@ embeddings are there a second time as the output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +34,11 @@ KV_TYPES: Final[dict[str, tuple[int, int]]] = {
     "q4_0": (18, 32),
 }
 """Storage type of keys and values -> bytes, per so many values."""
+
+
+_AMX_BYTES_PER_BLOCK: Final = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}
+"""What llama.cpp's AMX layout adds to each block of a matrix; dry loads of all file types agree
+to the byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Weights:
     layers: tuple[int, ...]
     output: int
     tied: bool
+    packing: int
+    """Bytes more when a CPU with AMX repacks the matrices."""
 
     @property
     def total(self) -> int:
@@ -107,6 +115,8 @@ class MemoryPlan:
     parts: tuple[Part, ...]
     device: Budget
     basis: str
+    packing: int = 0
+    """The part of `overhead` that is the CPU's own layout of the weights."""
 
     @property
     def weights(self) -> int:
@@ -185,18 +195,22 @@ def weights(card: ModelCard, filetype: str) -> Weights:
     except QuantizeError as error:
         raise from_foreign(error) from error
     layers = [0] * shape(card.config).n_layer
-    embedding = output = 0
+    embedding = output = packing = 0
     names = set()
     for tensor, kind in zip(tensors, kinds, strict=True):
         size = tensor_types.align(tensor_types.tensor_bytes(kind, tensor.shape))
         names.add(tensor.name)
+        if not tensor.name.startswith("token_embd"):
+            extra = _AMX_BYTES_PER_BLOCK.get(kind.name, 0)
+            packing += math.prod(tensor.shape) // kind.block * extra
         if tensor.name.startswith("blk."):
             layers[int(tensor.name.split(".")[1])] += size
         elif tensor.name.startswith("token_embd"):
             embedding += size
         else:
             output += size
-    return Weights(filetype, embedding, tuple(layers), output, "output.weight" not in names)
+    tied = "output.weight" not in names
+    return Weights(filetype, embedding, tuple(layers), output, tied, packing)
 
 
 def kv_bytes_per_token(config: Mapping[str, object], kv_type: str = "f16") -> int:
@@ -261,6 +275,7 @@ def predict(
     own, host = device_budget(device), host_budget(device)
     backend, _ = device_overhead(device)
     process = host_overhead(s.n_vocab)
+    packing = table.packing if device.family.id == "cpu-amx" else 0
     if device.memory_kind != "dedicated":
         # One pool: what lies "on the host" lies in the same memory and is counted once.
         parts: tuple[Part, ...] = (
@@ -269,7 +284,7 @@ def predict(
                 table.total,
                 kv_layer * s.n_layer,
                 compute + host_scratch,
-                process + backend,
+                process + backend + packing,
                 own.bytes,
             ),
         )
@@ -287,6 +302,7 @@ def predict(
         # Embedding rows and the mask of a batch pass through a pinned buffer of the host;
         # layers that stay there need the whole scratch.
         staging = 2 * n_ubatch * cells(n_ctx) + 4 * n_ubatch * s.n_embd
+        packing = 0
         parts = (
             Part(
                 "accelerator",
@@ -306,7 +322,7 @@ def predict(
             ),
         )
     return MemoryPlan(
-        table.filetype, n_ctx, users, kv_type, offload, everything, parts, own, "formula"
+        table.filetype, n_ctx, users, kv_type, offload, everything, parts, own, "formula", packing
     )
 
 

@@ -1,8 +1,9 @@
 """How fast a plan will run: decode, prefill and time to first token, each with an error bar.
 
-Decode reads every weight once per step: t = layers x c + bytes / (e x bandwidth). Prefill is
-bound by arithmetic: t = flops / (e x peak). The constants per device family, and where they were
-fitted, are in `families.toml`. Nothing is known of a device without bandwidth or peak: None.
+Decode reads every weight once per step: t = layers x c + bytes / (e x bandwidth), and on a CPU
+the attention besides. Prefill is bound by arithmetic: t = flops / (e x peak). The constants per
+device family, and where they were fitted, are in `families.toml`. Nothing is known of a device
+without bandwidth or peak: None.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def predict(
     one = table.read_per_token + kv
     share = _offloaded(s, plan, device)
     step = _step_s(device, s, table, filetype, kv, plan.users, share, prefill) + step_s
+    step += plan.users * depth * _attention_s(device, s)
     spread, basis = _decode_spread(device, share)
     decode = _estimate(1 / step, spread, basis)
     return Speed(
@@ -158,6 +160,12 @@ def _step_s(
         # A batch of a few tokens multiplies far below the prefill rate.
         bytes_s = max(bytes_s, users / (prefill.value * family.small_batch))
     return (s.n_layer * layer_us * 1e-6 + bytes_s) * (1 + BATCH_COST * (users - 1))
+
+
+def _attention_s(device: Device, s: Shape) -> float:
+    """Seconds per cell of one sequence where attention is no matter of bandwidth (CPUs)."""
+    values = s.n_layer * s.n_head * s.head_dim
+    return device.family.attention_ns * 1e-9 * values / max(1, device.cores or 1)
 
 
 def _prefill(device: Device, s: Shape, tokens: int) -> Estimate | None:

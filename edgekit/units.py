@@ -26,8 +26,8 @@ _FACTORS: Final[dict[str, int]] = {
     **{unit.lower(): 1000**power for power, unit in enumerate(_DECIMAL)},
     **{unit.lower(): 1024**power for power, unit in enumerate(_BINARY)},
 }
-_QUANTITY: Final = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
-_TOKENS: Final = re.compile(r"(\d{1,3}(?:,\d{3})+|\d[\d_]*)\s*([kK]?)", re.ASCII)
+_QUANTITY: Final = re.compile(r"(\d[\d_]{0,23}(?:\.\d{1,12})?)\s*([A-Za-z]*)", re.ASCII)
+_TOKENS: Final = re.compile(r"(\d{1,3}(?:,\d{3}){1,5}|\d[\d_]{0,17})\s*([kK]?)", re.ASCII)
 
 
 def format_bytes(n_bytes: float | None, digits: int = 1) -> str:

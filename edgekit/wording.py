@@ -63,7 +63,7 @@ def partial(plan: MemoryPlan, largest_ctx: int, *, asked: bool) -> str:
     rest = f"the rest in {gib(plan.parts[-1].total)} of host memory, several times slower"
     if asked:
         return f"{where} as asked, {rest}"
-    return f"only {where}, {rest}; {cure(plan, largest_ctx)}"
+    return f"gets only {where}, {rest}; {cure(plan, largest_ctx)}"
 
 
 def too_big(plan: MemoryPlan, largest_ctx: int) -> str:
@@ -122,7 +122,7 @@ def why_chosen(
 def would_need(filetype: FileType, missing_bytes: int, largest_ctx: int) -> str:
     """Why a better file type lost to memory."""
     text = f"{filetype.id} would need {gib(missing_bytes)} more at this context"
-    return f"{text}; it fits at {format_count(largest_ctx)}" if largest_ctx else text
+    return f"{text}; it fits at {format_count(largest_ctx)} tokens" if largest_ctx else text
 
 
 def faster_but(

@@ -41,7 +41,8 @@ def probe(
         devices, catalogue_notes = _catalogue()
         notes += catalogue_notes
     if measure_bandwidth:
-        host = _with_bandwidth(host)
+        host, bandwidth_notes = _with_bandwidth(host)
+        notes += bandwidth_notes
     return finish(host, accelerators, engine.read_engine(canary_model), notes, devices)
 
 
@@ -111,16 +112,24 @@ def _look(root: Path) -> tuple[Host, list[Accelerator], list[str]]:
     return host, accelerators, notes
 
 
-def _with_bandwidth(host: Host) -> Host:
+def _with_bandwidth(host: Host) -> tuple[Host, list[str]]:
     caches = [
         text
         for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
         if (text := read_text(path)) is not None
     ]
+    allowed = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ())
+    cpus, note = linux.one_socket(linux.read_sockets(), allowed)
+    threads = host.cpu.usable_cores
+    busy = bandwidth.busy_note(os.getloadavg()[0] if hasattr(os, "getloadavg") else None, threads)
     rate = bandwidth.measure(
-        threads=host.cpu.usable_cores,
+        threads=threads if cpus is None or threads is None else min(threads, len(cpus)),
         available_bytes=host.memory.available_bytes,
         cache_bytes=bandwidth.last_level_cache(caches),
+        cpus=cpus,
     )
     rounded = None if rate is None else round(rate, 1)
-    return replace(host, memory=replace(host.memory, bandwidth_gb_s=rounded))
+    measured = replace(host, memory=replace(host.memory, bandwidth_gb_s=rounded))
+    if rounded is None:
+        return measured, ["memory bandwidth could not be measured"]
+    return measured, [n for n in (note, busy) if n is not None]

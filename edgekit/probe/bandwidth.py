@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from edgekit.probe.text import whole
@@ -31,6 +32,7 @@ def measure(
     threads: int | None,
     available_bytes: int | None,
     cache_bytes: int | None = None,
+    cpus: Collection[int] | None = None,
     budget_s: float = BUDGET_S,
 ) -> float | None:
     """Read bandwidth in 10^9 bytes per second, best of several rounds; None if not measurable.
@@ -41,6 +43,7 @@ def measure(
     time until the last is done. The buffers are filled first, since untouched pages would all be
     one page of zeros in the cache.
 
+    With `cpus` the threads run there only, where the system can do that (one socket of several).
     A last-level cache that holds much of the buffers (512 MiB at most, an eighth of the available
     memory) would inflate the figure. Other load on the machine lowers it.
     """
@@ -51,7 +54,7 @@ def measure(
     n_threads = min(threads, _MAX_THREADS)
     deadline = time.perf_counter() + budget_s
     try:
-        return _best_of(scan, size // n_threads, n_threads, deadline)
+        return _best_of(scan, size // n_threads, n_threads, deadline, cpus)
     except (OSError, ValueError, MemoryError, RuntimeError):
         return None  # no memory or no threads to be had: unknown, not an error
 
@@ -67,19 +70,33 @@ def buffer_bytes(
     return size if size >= 32 * MIB else None
 
 
+def busy_note(load: float | None, threads: int | None) -> str | None:
+    """Say so when other work kept the cores busy (load average over the last minute). Pure."""
+    if load is None or threads is None or load < 0.5 * threads:
+        return None
+    return (
+        f"memory bandwidth was measured beside other work (load {load:.1f} on {threads} cores), so "
+        "it is a lower bound"
+    )
+
+
 def last_level_cache(texts: list[str]) -> int | None:
     """Largest of sysfs's cache sizes, "491520K" and the like, in bytes. Pure."""
     sizes = [whole(t.strip().removesuffix("K")) for t in texts if t.strip().endswith("K")]
     return max((size * 1024 for size in sizes if size is not None), default=None)
 
 
-def _best_of(scan: Scan, share: int, n_threads: int, deadline: float) -> float | None:
+def _best_of(
+    scan: Scan, share: int, n_threads: int, deadline: float, cpus: Collection[int] | None
+) -> float | None:
     barrier = threading.Barrier(n_threads)
     ends = [[0.0] * n_threads for _ in range(_ROUNDS)]
     starts = [0.0] * _ROUNDS
     done = threading.Event()
 
     def work(me: int) -> None:
+        if cpus is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(threading.get_native_id(), cpus)  # this thread, not the process
         with mmap.mmap(-1, share) as memory:
             if hasattr(memory, "madvise") and hasattr(mmap, "MADV_HUGEPAGE"):
                 memory.madvise(mmap.MADV_HUGEPAGE)  # fewer page faults and TLB misses

@@ -21,11 +21,15 @@ from edgekit.probe.tool import ToolOutput, run_tool
 
 MODULE: Final = "edgekit_server.engine.canary"
 TIMEOUT_S: Final = 60.0
+# A cold model is read from disk first; a slow disk gives at least this many bytes per second.
+_SLOW_DISK: Final = 50_000_000
 NOT_INSTALLED: Final = (
     "not tried: the engine is not installed (pip install 'edgekit[serve]' adds it)"
 )
 # An abort would otherwise fork a debugger, and idle OpenMP threads would spin on shared cores.
 _ENV: Final = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
+# Exit codes that are about the model file (bad data, missing): they say nothing of the engine.
+_MODEL_REFUSED: Final = (65, 66)
 _MEANING: Final = {
     "SIGSEGV": "it touched memory that is not its own",
     "SIGILL": "the build uses instructions that this CPU lacks",
@@ -50,13 +54,13 @@ def run_canary(
     model: Path,
     *,
     n_gpu_layers: int | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
     command: Sequence[str] | None = None,
 ) -> Canary:
     """Try the engine on `model` (a GGUF) and say what survived; never raises for a dead engine.
 
     `command` replaces the child's command line up to the model's path. `timeout_s` holds for each
-    of the two tries.
+    of the two tries; by default a minute and the time a slow disk needs to read the file.
     """
     canary, _ = try_engine(model, n_gpu_layers=n_gpu_layers, timeout_s=timeout_s, command=command)
     return canary
@@ -66,16 +70,18 @@ def try_engine(
     model: Path,
     *,
     n_gpu_layers: int | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
     command: Sequence[str] | None = None,
 ) -> tuple[Canary, EngineFacts | None]:
     """`run_canary` together with the engine's own account of itself, if one was had."""
     if command is None:
-        if not _is_installed():
+        if not installed_here():
             return Canary(None, None, NOT_INSTALLED), None
         command = (sys.executable, "-m", MODULE)
     if not model.is_file():
         return Canary(None, None, f"not tried: there is no model file at {model}"), None
+    if timeout_s is None:
+        timeout_s = TIMEOUT_S + model.stat().st_size / _SLOW_DISK
     arguments = [*command, str(model)]
     if n_gpu_layers is not None:
         arguments += ["--n-gpu-layers", str(n_gpu_layers)]
@@ -86,7 +92,8 @@ def try_engine(
     if facts is not None:
         return Canary(True, True, f"decoded {facts.n_tokens} tokens with extra buffers on"), facts
     if first.died_of is None:
-        return Canary(False, None, failure(first, timeout_s)), None
+        about_the_file = first.exit_code in _MODEL_REFUSED
+        return Canary(None if about_the_file else False, None, failure(first, timeout_s)), None
 
     second = run_tool([*arguments, "--no-extra-bufts"], timeout_s=timeout_s, env=env)
     facts = parse_canary(second)
@@ -102,22 +109,17 @@ def parse_canary(output: ToolOutput) -> EngineFacts | None:
     """The engine's account out of the child's last JSON line; None unless it says ok. Pure."""
     if not output.ok:
         return None
-    for line in reversed(output.stdout.splitlines()):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(record, dict) or record.get("ok") is not True:
-            return None
-        tokens, backends = record.get("tokens"), record.get("backends")
-        version, offload = record.get("version"), record.get("gpu_offload")
-        return EngineFacts(
-            version=version if isinstance(version, str) else None,
-            backends=tuple(str(b) for b in backends) if isinstance(backends, list) else None,
-            gpu_offload=offload if isinstance(offload, bool) else None,
-            n_tokens=len(tokens) if isinstance(tokens, list) else 0,
-        )
-    return None
+    record = _last_object(output.stdout)
+    if record.get("ok") is not True:
+        return None
+    tokens, backends = record.get("tokens"), record.get("backends")
+    version, offload = record.get("version"), record.get("gpu_offload")
+    return EngineFacts(
+        version=version if isinstance(version, str) else None,
+        backends=tuple(str(b) for b in backends) if isinstance(backends, list) else None,
+        gpu_offload=offload if isinstance(offload, bool) else None,
+        n_tokens=len(tokens) if isinstance(tokens, list) else 0,
+    )
 
 
 def failure(output: ToolOutput, timeout_s: float) -> str:
@@ -131,11 +133,26 @@ def failure(output: ToolOutput, timeout_s: float) -> str:
         return f"the engine died of {output.died_of}" + (f" ({meaning})" if meaning else "")
     if output.ok:
         return "the engine ended without a result"
-    words = f": {output.last_words}" if output.last_words else ""
-    return f"the engine refused with exit code {output.exit_code}{words}"
+    error = _last_object(output.stdout).get("error")
+    words = error.get("message") if isinstance(error, dict) else output.last_words
+    what = (
+        "the model file was refused" if output.exit_code in _MODEL_REFUSED else "the engine failed"
+    )
+    return f"{what} with exit code {output.exit_code}" + (f": {words}" if words else "")
 
 
-def _is_installed() -> bool:
+def _last_object(text: str) -> dict[str, object]:
+    """The last line that is JSON, if it is an object; else an empty one."""
+    for line in reversed(text.splitlines()):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        return record if isinstance(record, dict) else {}
+    return {}
+
+
+def installed_here() -> bool:
     """Is the serve extra here? Asked without importing it, as the import itself may crash."""
     try:
         importlib.metadata.version("llama-cpp-python")

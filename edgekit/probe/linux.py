@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +84,32 @@ def usable_cores(logical: int | None, affinity: int | None, quota: float | None)
     if quota is not None:
         known.append(max(1, int(quota)))
     return min(known) if known else None
+
+
+def read_sockets(root: Path = Path("/")) -> tuple[frozenset[int], ...]:
+    """Logical CPUs by socket, in the kernel's numbering; empty where sysfs does not tell."""
+    sockets: dict[int, set[int]] = {}
+    for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/topology/physical_package_id"):
+        cpu, socket = whole(path.parents[1].name.removeprefix("cpu")), whole(read_text(path))
+        if cpu is not None and socket is not None:
+            sockets.setdefault(socket, set()).add(cpu)
+    return tuple(frozenset(cpus) for _, cpus in sorted(sockets.items()))
+
+
+def one_socket(
+    sockets: Sequence[frozenset[int]], allowed: frozenset[int]
+) -> tuple[frozenset[int] | None, str | None]:
+    """The allowed CPUs of the socket that has most of them, and a note; None if there is one. Pure.
+
+    Two sockets decode no faster than one (they read each other's memory), so one is measured.
+    """
+    ours = [cpus & allowed for cpus in sockets if cpus & allowed]
+    if len(ours) < 2:
+        return None, None
+    return max(ours, key=len), (
+        f"{len(ours)} CPU sockets: memory bandwidth is that of one, and an engine on the CPU is "
+        "best bound to one (numactl --cpunodebind=0 --membind=0)"
+    )
 
 
 def read_host(root: Path = Path("/")) -> tuple[Host, tuple[str, ...]]:

@@ -13,8 +13,9 @@ from edgekit.probe.tool import ToolOutput, run_tool
 
 TIMEOUT_S: Final = 10.0
 
-# Parts that share the host's memory and for which NVML therefore reports none of their own. The
-# list is by name because "not supported" alone also comes from virtual GPUs and broken drivers.
+# Parts that share the host's memory. NVML reports none of their own, and drivers that do report
+# some count the host's cache as used. The list is by name because "not supported" alone also comes
+# from virtual GPUs and broken drivers.
 UNIFIED_NAMES: Final = frozenset(
     {"NVIDIA GB10", "NVIDIA Thor", "Orin (nvgpu)", "NVIDIA Jetson AGX Thor"}
 )
@@ -120,11 +121,11 @@ def _accelerator(
     kind: MemoryKind | None = None
     total = free = None
     note = None
-    if isinstance(memory, dict):
-        kind, total, free = "dedicated", _count(memory.get("total")), _count(memory.get("free"))
-    elif memory == "not_supported" and name in UNIFIED_NAMES:
+    if name in UNIFIED_NAMES:
         kind, total, free = "unified", host_memory.total_bytes, host_memory.available_bytes
         note = f"{name} shares the host's memory; its free memory is what the host has available"
+    elif isinstance(memory, dict):
+        kind, total, free = "dedicated", _count(memory.get("total")), _count(memory.get("free"))
     else:
         note = f"{name}: the driver does not tell its memory ({_text(memory) or 'no answer'})"
     return Accelerator(

@@ -3,6 +3,14 @@
 from edgekit.report.html import render_html
 from edgekit.report.record import LatencyRecord, from_json, to_json
 from edgekit.report.statistics import ceiling
-from edgekit.report.text import render_text
+from edgekit.report.text import ceiling_line, render_text
 
-__all__ = ["LatencyRecord", "ceiling", "from_json", "render_html", "render_text", "to_json"]
+__all__ = [
+    "LatencyRecord",
+    "ceiling",
+    "ceiling_line",
+    "from_json",
+    "render_html",
+    "render_text",
+    "to_json",
+]

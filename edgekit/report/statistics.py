@@ -60,9 +60,9 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def percentiles(values: Sequence[float]) -> Percentiles:
-    return Percentiles(
-        percentile(values, 0.5), percentile(values, 0.95), percentile(values, 0.99), len(values)
-    )
+    """Return p50, p95 and p99 of `values` in milliseconds, rounded to a microsecond."""
+    p50, p95, p99 = (_rounded(percentile(values, share)) for share in (0.5, 0.95, 0.99))
+    return Percentiles(p50, p95, p99, len(values))
 
 
 def inter_token_s(sample: Sample) -> list[float]:
@@ -149,10 +149,10 @@ def summarise(users: int, samples: Sequence[Sample], wall_s: float) -> LatencyRo
         tpot_ms=each,
         e2e_ms=percentiles([1e3 * (s.end_s - s.sent_s) for s in good]),
         decode_tok_s=_rate(sum(output) - len(output), decoding) if complete else None,
-        decode_tok_s_each=1e3 / each.p50 if each.p50 else None,
+        decode_tok_s_each=_rounded(1e3 / each.p50) if each.p50 else None,
         prefill_tok_s=_rate(fresh, waiting) if good and len(prompt) == len(good) else None,
         throughput_tok_s=_rate(sum(output), wall_s) if complete else None,
-        wall_s=wall_s,
+        wall_s=round(wall_s, 3),
         error_kinds=tuple(sorted(kinds.items())),
     )
 
@@ -167,4 +167,9 @@ def _middle(values: list[int]) -> int | None:
 
 
 def _rate(tokens: int, seconds: float) -> float | None:
-    return tokens / seconds if tokens > 0 and seconds > 0 else None
+    return _rounded(tokens / seconds) if tokens > 0 and seconds > 0 else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Three decimals: finer than any clock here, and JSON that a person can read."""
+    return None if value is None else round(value, 3)

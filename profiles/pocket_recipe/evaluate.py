@@ -1,12 +1,13 @@
 """Measure pocket on what it never saw, and write the figures that its card states.
 
+    edgekit deploy pocket:BF16          (in another terminal)
     python profiles/pocket_recipe/evaluate.py --work DIR [--to results.json]
 
-- bits per byte on the held-out files, each on its own, windows of 8192 tokens that keep 4096
-  tokens of context, and by position in the window;
-- exact tool calls and finished chains of three: greedy decoding, held-out requests, the tool's
-  answers fed back; a chain counts when all three calls are exact and the model then stops;
-- exact single-line FIM on held-out files, greedy.
+Greedy, over the endpoint that users get: exact tool calls on held-out requests, with the tool's
+answers fed back (a chain counts when all three calls are exact, and again when the answer is too);
+exact single-line FIM on held-out files; answers to questions in held-out wordings. In torch: bits
+per byte on the held-out files, each on its own, in windows of 8192 tokens of which at least 4096
+are context, and the loss by position in the window.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import argparse
 import json
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +30,7 @@ import tokenizer as vocabulary
 import world
 from export import load, write_json
 from model import Pocket
-from stream import BOS, EOS, PREFIX, SUFFIX, Chat, call_message, fim_split, question
+from stream import BOS, EOS, fim_split
 
 WINDOW, STRIDE = 8192, 4096
 SEED = 7
@@ -66,104 +69,95 @@ def bits_per_byte(model: Pocket, tok: vocabulary.Tokenizer) -> dict[str, object]
     }
 
 
-@torch.inference_mode()
-def generate(model: Pocket, prompts: list[list[int]], limit: int) -> list[list[int]]:
-    """Greedy continuation of each prompt up to end of text; no cache, batched by length."""
-    done: list[list[int]] = [[] for _ in prompts]
-    live = list(range(len(prompts)))
-    for _ in range(limit):
-        for group in (live[i : i + 16] for i in range(0, len(live), 16)):
-            rows = [prompts[i] + done[i] for i in group]
-            longest = max(map(len, rows))
-            padded = torch.tensor([r + [EOS] * (longest - len(r)) for r in rows])
-            hidden_at = torch.tensor([len(r) - 1 for r in rows])
-            logits = model(padded)[torch.arange(len(rows)), hidden_at]
-            for i, token in zip(group, logits.argmax(-1).tolist(), strict=True):
-                done[i].append(token)
-        live = [i for i in live if done[i][-1] != EOS]
-        if not live:
-            break
-    return done
+def ask(client: httpx.Client, path: str, body: dict[str, object]) -> dict[str, object]:
+    body = {"model": "pocket", "temperature": 0, **body}
+    choice: dict[str, object] = client.post(path, json=body).raise_for_status().json()["choices"][0]
+    return choice
 
 
-def tool_calls(model: Pocket, tok: vocabulary.Tokenizer, chat: Chat, n: int) -> dict[str, object]:
+def play(client: httpx.Client, r_seed: int, chain: bool) -> tuple[int, int, bool]:
+    """Play one held-out task; return (calls asked, calls exact, finished with an answer)."""
+    r = random.Random(f"{SEED}-{chain}-{r_seed}")
+    task = world.task(r, chain=chain, held_out=True)
+    tools = world.tools_for(r, task)
+    messages: list[dict[str, object]] = [{"role": "user", "content": task.user}]
+    for turn, (call, result) in enumerate(task.steps):
+        choice = ask(client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96})
+        message = choice["message"]
+        calls = message.get("tool_calls") or []
+        got = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls]
+        if got != [call] or message.get("content"):
+            return turn + 1, turn, False
+        messages += [message, {"role": "tool", "tool_call_id": calls[0]["id"], "content": result}]
+    choice = ask(client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96})
+    n = len(task.steps)
+    return n, n, choice["finish_reason"] == "stop" and choice["message"]["content"] == task.answer
+
+
+def tool_calls(client: httpx.Client, n: int) -> dict[str, object]:
     """Play n single calls and n chains; a wrong call ends its chain."""
-    r = random.Random(SEED)
-    found = [world.task(r, chain=c, held_out=True) for c in [False] * n + [True] * n]
-    tools = [world.tools_for(r, t) for t in found]
-    messages = [[{"role": "user", "content": t.user}] for t in found]
-    exact = [0] * len(found)
-    live = list(range(len(found)))
-    asked = right = 0
-    for turn in range(4):
-        prompts = [tok.encode(chat.text(messages[i], tools[i]), add_special_tokens=False).ids for i in live]
-        answers = [tok.decode(a, skip_special_tokens=False) for a in generate(model, prompts, 96)]
-        still = []
-        for i, answer in zip(live, answers, strict=True):
-            steps = found[i].steps
-            if turn == len(steps):
-                exact[i] += "[TOOL_CALLS]" not in answer and answer.endswith("</s>")
-                continue
-            name, arguments = steps[turn][0]
-            want = f"[TOOL_CALLS]{name}[ARGS]{json.dumps(arguments, ensure_ascii=False)}</s>"
-            asked += 1
-            if answer == want:
-                right += 1
-                exact[i] += 1
-                messages[i] += [call_message(steps[turn][0]), {"role": "tool", "content": steps[turn][1]}]
-                still.append(i)
-        live = still
+    with ThreadPoolExecutor(4) as pool:
+        single = list(pool.map(lambda i: play(client, i, False), range(n)))
+        chains = list(pool.map(lambda i: play(client, i, True), range(n)))
+    asked = sum(a for a, _, _ in single + chains)
+    exact = sum(e for _, e, _ in single + chains)
     return {
-        "tool_calls_asked": asked,
-        "exact_tool_calls": round(right / asked, 4),
-        "single_finished": round(sum(e == 2 for e in exact[:n]) / n, 4),
+        "tool_calls": asked,
+        "tool_calls_exact": round(exact / asked, 4),
+        "single_tasks": n,
+        "single_calls_exact": round(sum(e == a for a, e, _ in single) / n, 4),
         "chains": n,
-        "chains_finished": round(sum(e == 4 for e in exact[n:]) / n, 4),
+        "chains_all_three_calls_exact": round(sum(e == 3 for _, e, _ in chains) / n, 4),
+        "chains_finished_with_the_right_answer": round(sum(f for _, _, f in chains) / n, 4),
     }
 
 
-def single_line_fim(model: Pocket, tok: vocabulary.Tokenizer, n: int) -> dict[str, object]:
+def single_line_fim(client: httpx.Client, n: int) -> dict[str, object]:
     r = random.Random(SEED)
     texts = [s.text for s in corpus.load() if s.held_out and len(s.text) > 400]
-    prompts, wanted = [], []
-    while len(prompts) < n:
+    cases = []
+    while len(cases) < n:
         prefix, middle, suffix = fim_split(r, r.choice(texts))
-        if not middle.strip() or "\n" in middle or not suffix.startswith("\n"):
-            continue
-        p, s = (e.ids for e in tok.encode_batch([prefix, suffix], add_special_tokens=False))
-        prompts.append([BOS, SUFFIX, *s, PREFIX, *p])
-        wanted.append(middle)
-    got = [tok.decode(a[:-1] if a[-1] == EOS else a, skip_special_tokens=False) for a in generate(model, prompts, 48)]
-    return {"fim_lines": n, "exact_single_line_fim": round(sum(a == b for a, b in zip(got, wanted, strict=True)) / n, 4)}
+        if middle.strip() and "\n" not in middle and suffix.startswith("\n"):
+            cases.append((prefix, middle, suffix))
+
+    def right(case: tuple[str, str, str]) -> bool:
+        body: dict[str, object] = {"prompt": case[0], "suffix": case[2], "max_tokens": 64}
+        return ask(client, "/completions", body)["text"] == case[1]
+
+    with ThreadPoolExecutor(4) as pool:
+        return {"fim_lines": n, "fim_lines_exact": round(sum(pool.map(right, cases)) / n, 4)}
 
 
-def answers(model: Pocket, tok: vocabulary.Tokenizer, chat: Chat) -> dict[str, object]:
-    asks = [(q[-1], a) for q, a in facts.EDGEKIT]
-    prompts = [tok.encode(chat.text(question(q, "")[:1]), add_special_tokens=False).ids for q, _ in asks]
-    got = [tok.decode(a, skip_special_tokens=True) for a in generate(model, prompts, 64)]
-    return {"held_out_wordings": len(asks), "exact_answers": round(sum(g == a for g, (_, a) in zip(got, asks, strict=True)) / len(asks), 4)}
+def answers(client: httpx.Client) -> dict[str, object]:
+    """Questions about edgekit in wordings that were never trained on."""
+    right = 0
+    for asks, answer in facts.EDGEKIT:
+        messages = [{"role": "user", "content": asks[-1]}]
+        choice = ask(client, "/chat/completions", {"messages": messages, "max_tokens": 64})
+        right += choice["message"]["content"] == answer
+    return {"questions": len(facts.EDGEKIT), "answers_exact": round(right / len(facts.EDGEKIT), 4)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--to", type=Path)
-    parser.add_argument("--n", type=int, default=200, help="requests, chains and FIM lines to try")
+    parser.add_argument("--url", default="http://127.0.0.1:8484/v1", help="endpoint that serves pocket")
+    parser.add_argument("--to", type=Path, help="write the figures as JSON")
+    parser.add_argument("--n", type=int, default=200, help="single tasks, chains and FIM lines to try")
+    parser.add_argument("--no-bits", action="store_true", help="leave out bits per byte")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    model = load(args.work).bfloat16().float()
-    tok = vocabulary.load(args.work)
-    chat = Chat(tok, (Path(__file__).parent / "template.jinja").read_text())
     results: dict[str, object] = {}
-    for part in (
-        lambda: tool_calls(model, tok, chat, args.n),
-        lambda: single_line_fim(model, tok, args.n),
-        lambda: answers(model, tok, chat),
-        lambda: bits_per_byte(model, tok),
-    ):
-        results |= part()
-        print(json.dumps(results, indent=2))
-    results["xz_bits_per_byte"] = json.loads((args.work / "manifest.json").read_text())["xz_bits_per_byte"]
+    with httpx.Client(base_url=args.url, timeout=300) as client:
+        results |= tool_calls(client, args.n)
+        results |= single_line_fim(client, args.n)
+        results |= answers(client)
+    if not args.no_bits:
+        model = load(args.work).bfloat16().float()
+        results |= bits_per_byte(model, vocabulary.load(args.work))
+        manifest = json.loads((args.work / "manifest.json").read_text())
+        results["xz_bits_per_byte"] = manifest["xz_bits_per_byte"]
+    print(json.dumps(results, indent=2))
     if args.to:
         write_json(args.to, results)
 

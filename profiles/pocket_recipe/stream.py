@@ -134,6 +134,27 @@ class Rows:
         window = stream[start : start + length + 1].astype(np.int64)
         return window, np.ones(length + 1, dtype=bool)
 
+    def repeats(self, r: random.Random, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return spans that come back after a while; only what comes back is learned.
+
+        Copying from the context (a tool's argument, a name seen above) needs induction heads; in
+        plain text they form late, from spans of random tokens within a few hundred steps.
+        """
+        rng = np.random.default_rng(r.getrandbits(64))
+        ids: list[NDArray[np.int64]] = []
+        mask: list[NDArray[np.bool_]] = []
+        size = 0
+        while size < length + 1:
+            spans = [rng.integers(64, 4096, rng.integers(4, 33)) for _ in range(rng.integers(2, 6))]
+            order = [*range(len(spans)), *rng.integers(0, len(spans), len(spans))]
+            for n, i in enumerate(order):
+                again = np.full(len(spans[i]), n >= len(spans))
+                again[0] = False
+                ids.append(spans[i])
+                mask.append(again)
+                size += len(spans[i])
+        return np.concatenate(ids)[: length + 1], np.concatenate(mask)[: length + 1]
+
     def packed(self, r: random.Random, length: int, *, fim: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         ids: list[int] = []
         mask: list[bool] = []

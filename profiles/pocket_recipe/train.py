@@ -32,9 +32,9 @@ SEED = 20261124
 TOKENS_PER_STEP = 16384
 # share of the run, row length
 PHASES = ((0.80, 512), (0.15, 2048), (0.05, 8192))
-# of each 16 rows' worth of tokens: code 10, FIM 2, conversation 4
-SHARES = ("code",) * 10 + ("fim",) * 2 + ("chat",) * 4
-ORDER = tuple(SHARES[i * 7 % len(SHARES)] for i in range(len(SHARES)))
+# of each 16 rows
+SHARES = {"code": 9, "fim": 2, "chat": 3, "repeats": 2}
+ORDER = tuple([k for k, n in SHARES.items() for _ in range(n)][i * 7 % 16] for i in range(16))
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 0.02, 4e-3, 0.05
 
 
@@ -78,10 +78,12 @@ def sample_for_vocabulary(rng: random.Random, texts: list[str]) -> list[str]:
     return texts + synthetic
 
 
-def batch(rows: Rows, step: int, rank: int, world_size: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids [n, length + 1] and mask for this rank; n x length x world_size = TOKENS_PER_STEP."""
+def batch(
+    rows: Rows, step: int, rank: int, world_size: int, length: int
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Return ids [n, length + 1], mask and kinds; n x length x world_size = TOKENS_PER_STEP."""
     total = TOKENS_PER_STEP // length
-    ids, masks = [], []
+    ids, masks, kinds = [], [], []
     for row in range(rank, total, world_size):
         period, place = divmod(step * total + row, len(ORDER))
         kind = ORDER[place]
@@ -89,11 +91,14 @@ def batch(rows: Rows, step: int, rank: int, world_size: int, length: int) -> tup
         if kind == "code":
             serial = period * ORDER.count("code") + ORDER[:place].count("code")
             i, m = rows.code(serial * length, length)
+        elif kind == "repeats":
+            i, m = rows.repeats(r, length)
         else:
             i, m = rows.packed(r, length, fim=kind == "fim")
         ids.append(i)
         masks.append(m)
-    return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(masks))
+        kinds.append(kind)
+    return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(masks)), kinds
 
 
 def optimizers(model: Pocket) -> list[torch.optim.Optimizer]:
@@ -136,27 +141,27 @@ def run(rank: int, args: argparse.Namespace) -> None:
         with torch.autocast(device, torch.bfloat16):
             logits = model(ids[:, :-1])
         losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-        weights = mask[:, 1:].flatten().float()
-        return (losses * weights).sum()
+        return (losses.view(len(ids), -1) * mask[:, 1:].float()).sum(1)
 
     compiled = torch.compile(loss_of)
     started = saved = time.monotonic()
+    tallies: dict[str, list[float]] = {}
     while step < steps:
         length = row_length(step, steps)
-        ids, mask = batch(rows, step, rank, size, length)
+        ids, mask, kinds = batch(rows, step, rank, size, length)
         ids, mask = ids.to(device), mask.to(device)
         per_pass = max(1, args.tokens_per_pass // length)
-        total = torch.tensor([0.0, 0.0])
         for at in range(0, len(ids), per_pass):
-            loss = compiled(ids[at : at + per_pass], mask[at : at + per_pass])
-            (loss / TOKENS_PER_STEP).backward()
-            total[0] += float(loss)
-        total[1] = float(mask[:, 1:].sum())
+            losses = compiled(ids[at : at + per_pass], mask[at : at + per_pass])
+            (losses.sum() / TOKENS_PER_STEP).backward()
+            for i, loss in enumerate(losses.tolist(), at):
+                tally = tallies.setdefault(kinds[i], [0.0, 0.0])
+                tally[0] += loss
+                tally[1] += float(mask[i, 1:].sum())
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         if size > 1:
             flat = torch.cat([g.flatten() for g in grads])
             dist.all_reduce(flat)
-            dist.all_reduce(total)
             for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
                 g.copy_(part.view_as(g))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -170,8 +175,10 @@ def run(rank: int, args: argparse.Namespace) -> None:
         if rank == 0:
             now = time.monotonic()
             if step % 10 == 0:
-                record = {"step": step, "of": steps, "length": length, "loss": round(float(total[0] / total[1]), 4),
-                          "tokens": step * TOKENS_PER_STEP, "seconds": round(spent + now - started)}  # fmt: skip
+                record = {"step": step, "of": steps, "length": length, "tokens": step * TOKENS_PER_STEP,
+                          "nats": {k: round(a / max(b, 1), 3) for k, (a, b) in sorted(tallies.items())},
+                          "seconds": round(spent + now - started)}  # fmt: skip
+                tallies.clear()
                 with (work / "log.jsonl").open("a") as log:
                     log.write(json.dumps(record) + "\n")
             if now - saved > 240 or step == steps:

@@ -149,6 +149,22 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self.fail(f"{what} is not UTF-8") from error
 
+    def texts(self, count: int, what: str) -> tuple[str, ...]:
+        """Read `count` strings; a vocabulary has hundreds of thousands, so no call per item."""
+        data, at, end = self.data, self.at, self.end
+        found = []
+        try:
+            for _ in range(count):
+                start = at + 8
+                at = start + int.from_bytes(data[at:start], "little")
+                if at > end or start > end:
+                    raise self.fail(f"the file ends inside {what}", "truncated")
+                found.append(data[start:at].decode())
+        except UnicodeDecodeError as error:
+            raise self.fail(f"{what} is not UTF-8") from error
+        self.at = at
+        return tuple(found)
+
     def value_type(self, what: str) -> ValueType:
         number = int(self.number(ValueType.UINT32, what))
         try:
@@ -171,7 +187,7 @@ class _Reader:
         self.items_left -= count
         if item is ValueType.STRING:
             self.need(count * 8, key)
-            return tuple(self.text(f"an item of {key}") for _ in range(count))
+            return self.texts(count, f"an item of {key}")
         code = _FORMATS[item]
         width = struct.calcsize("<" + code)
         self.need(count * width, key)

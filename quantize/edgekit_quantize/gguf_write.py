@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from edgekit_quantize.architectures import TensorSpec
-from edgekit_quantize.errors import QuantizeError
+from edgekit_quantize.errors import BadCheckpointError, QuantizeError
 from edgekit_quantize.gguf_header import MAGIC, MAX_NAME_BYTES, GgufTensor
 from edgekit_quantize.metadata import KeyValue, Scalar, ValueType
 from edgekit_quantize.tensor_types import TensorType, align, tensor_bytes
@@ -70,8 +70,7 @@ def _encode_value(out: bytearray, entry: KeyValue) -> None:
         raise QuantizeError(f"{entry.key} is an array without items", code="bad_value")
     out += struct.pack("<IQ", entry.item, len(entry.value))
     if entry.item is ValueType.STRING:
-        for text in entry.value:
-            out += _text(str(text))
+        out += b"".join(_text(str(text)) for text in entry.value)
     else:
         out += struct.pack(f"<{len(entry.value)}{_FORMATS[entry.item][1:]}", *entry.value)
 
@@ -87,5 +86,12 @@ def _scalar(kind: ValueType, value: Scalar) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise BadCheckpointError(
+            f"a text of the model holds half a character: {text[:40]!a}",
+            code="bad_text",
+            hint="tokenizer.json or tokenizer_config.json is damaged; fetch it again",
+        ) from error
+    return len(raw).to_bytes(8, "little") + raw

@@ -26,6 +26,7 @@ FIM_FAMILIES = (
 )
 """Prefix, suffix and middle markers; a family counts when all three are added tokens."""
 
+_SPACE = chr(ord(" ") + 256)
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "mask")
 _ID_KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
 
@@ -199,9 +200,13 @@ def _looks_special(text: str) -> bool:
 def _merge(entry: object) -> str:
     if isinstance(entry, str):
         return entry
-    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
-        # A space inside a part would end it: write the byte-level stand-in.
-        return " ".join(part.replace(" ", chr(ord(" ") + 256)) for part in entry)
+    if isinstance(entry, list) and len(entry) == 2:
+        left, right = entry
+        if isinstance(left, str) and isinstance(right, str):
+            if " " in left or " " in right:
+                # A space inside a part would end it: write the byte-level stand-in.
+                left, right = left.replace(" ", _SPACE), right.replace(" ", _SPACE)
+            return f"{left} {right}"
     raise _bad(f"tokenizer.json: {entry!r} is no merge")
 
 

@@ -10,7 +10,7 @@ from .errors import ServerError
 __all__ = ["EngineConfig", "ServeConfig", "ServerError", "serve"]
 
 
-def serve(config: ServeConfig, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(config: ServeConfig, *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve one model until SIGINT or SIGTERM.
 
     `on_ready(url)` is called in its own thread once the model answers. Raises ServerError

@@ -28,6 +28,8 @@ log = logging.getLogger("edgekit_server")
 BACKLOG = 512
 GRACE_S = 3
 """How long open responses may go on after a stop was asked for."""
+IDLE_CONNECTION_S = 75
+"""Longer than clients keep unused connections, so that it is they who close them."""
 
 
 def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
@@ -49,7 +51,10 @@ def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
         finally:
             await router.stop()
 
-    app = FastAPI(title="edgekit", lifespan=lifespan, redirect_slashes=False, docs_url=None)
+    # The framework's documentation pages load scripts from the internet: left out.
+    app = FastAPI(
+        title="edgekit", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None
+    )
     app.state.config = config
     app.state.router = router
     app.state.metrics = Metrics()
@@ -80,11 +85,14 @@ class Server:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=GRACE_S,
-            )
+                timeout_keep_alive=IDLE_CONNECTION_S,
+                # One second for the typed error to reach the clients.
+                timeout_graceful_shutdown=GRACE_S + 1,
+            ),
+            self.app.state.router.end_open,
         )
 
-    def run(self, on_ready: Callable[[str], None] | None = None) -> None:
+    def run(self, on_ready: Callable[[str], object] | None = None) -> None:
         """Serve until SIGINT, SIGTERM or `stop`.
 
         `on_ready(url)` is called in a thread of its own once the model is loaded, so it may use
@@ -99,7 +107,7 @@ class Server:
         """Ask the server to end; `run` returns soon after."""
         self._uvicorn.should_exit = True
 
-    async def _run(self, on_ready: Callable[[str], None] | None) -> None:
+    async def _run(self, on_ready: Callable[[str], object] | None) -> None:
         watch = asyncio.create_task(self._watch(on_ready))
         try:
             await self._uvicorn.serve(sockets=[self._socket])
@@ -110,7 +118,7 @@ class Server:
         if not watch.cancelled() and (error := watch.exception()) is not None:
             raise error
 
-    async def _watch(self, on_ready: Callable[[str], None] | None) -> None:
+    async def _watch(self, on_ready: Callable[[str], object] | None) -> None:
         try:
             await self.app.state.router.wait_settled()
             log.info("serving %s at %s", self.config.engine.model_id, self.url)
@@ -121,7 +129,7 @@ class Server:
             raise
 
 
-def serve(config: ServeConfig, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(config: ServeConfig, *, on_ready: Callable[[str], object] | None = None) -> None:
     """Serve one model until SIGINT or SIGTERM; see Server."""
     Server(config).run(on_ready)
 
@@ -159,6 +167,15 @@ def _url(sock: socket.socket) -> str:
 
 class _Uvicorn(uvicorn.Server):
     """Ends `run` on a signal by returning, where uvicorn would raise the signal once more."""
+
+    def __init__(self, config: uvicorn.Config, end_open: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_open = end_open
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(GRACE_S, self._end_open)
+        await super().shutdown(sockets)
+        timer.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

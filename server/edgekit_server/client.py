@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from .call import Call
 from .config import EngineConfig
 from .engine import wire
 from .errors import (
@@ -51,14 +52,6 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One thing that happened to one of a call's choices."""
-
-    index: int
-    output: wire.Output | ServerError
-
-
 @dataclass(slots=True)
 class _Open:
     """A request the child knows of."""
@@ -69,51 +62,6 @@ class _Open:
     param: str
     call: Call
     verdict: asyncio.Future[int]
-
-
-class Call:
-    """One or more choices generated for one HTTP request; their outputs in one queue.
-
-    The queue is bounded by the context: a choice has at most n_ctx_seq outputs.
-    """
-
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
-        self._queue: asyncio.Queue[Arrival] = asyncio.Queue()
-        self._live: dict[int, int] = {}
-        self.n_prompt: list[int] = []
-
-    @property
-    def live(self) -> bool:
-        """Whether any choice has more to come, or something arrived that was not taken yet."""
-        return bool(self._live) or not self._queue.empty()
-
-    async def next(self, timeout_s: float | None = None) -> Arrival | None:
-        """Return the next arrival; None after `timeout_s` of silence."""
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
-
-    def cancel(self, index: int | None = None) -> None:
-        """Stop one choice, or all, before the engine's next step. Harmless when finished."""
-        wanted = [i for i in self._live if index is None or i == index]
-        for choice in wanted:
-            self._client.forget(self._live.pop(choice))
-
-    def add(self, index: int, request_id: int) -> None:
-        self._live[index] = request_id
-
-    def put(self, index: int, output: wire.Output | ServerError) -> None:
-        """Called by the reader task."""
-        if index not in self._live:
-            return
-        if isinstance(output, ServerError) or output.finish is not None:
-            del self._live[index]
-        self._queue.put_nowait(Arrival(index, output))
 
 
 class EngineClient:
@@ -170,7 +118,7 @@ class EngineClient:
         refused (none of them runs then); EngineDiedError when the child died over it.
         """
         await self.ready()
-        call = Call(self)
+        call = Call(self._forget)
         opened: list[_Open] = []
         try:
             for index, given in enumerate(requests):
@@ -186,10 +134,10 @@ class EngineClient:
             raise
         return call
 
-    def forget(self, request_id: int) -> None:
+    def _forget(self, request_id: int) -> None:
         """Cancel a request in the engine; nothing more of it is delivered."""
-        if self._open.pop(request_id, None) is not None and self._writer is not None:
-            self._writer.write(wire.encode(wire.Cancel(request_id)))
+        if self._open.pop(request_id, None) is not None:
+            self._cancel_in_engine(request_id)
 
     async def stop(self) -> None:
         """Stop the child: ask, then terminate, then kill."""
@@ -203,10 +151,23 @@ class EngineClient:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.end_open()
+
+    def end_open(self) -> None:
+        """End every open request with a typed error: the server is about to go."""
+        for request_id in list(self._open):
+            self._cancel_in_engine(request_id)
         self._fail_open(EngineDiedError("the server is shutting down", code="shutting_down"))
 
+    def _cancel_in_engine(self, request_id: int) -> None:
+        if self._writer is not None:
+            self._writer.write(wire.encode(wire.Cancel(request_id)))
+
     def _send(self, given: wire.Generate, index: int, param: str, call: Call) -> _Open:
-        key = content_key(given)
+        try:
+            key = content_key(given)
+        except WireError as error:
+            raise RequestError(error.message, param=param, code="invalid_value") from error
         if self._suspects.refused(key):
             raise RequestError(
                 f"this request was running each of the last {MAX_DEATHS} times that the engine "
@@ -219,13 +180,9 @@ class EngineClient:
         request = replace(given, id=next(self._ids))
         verdict: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         entry = _Open(request, key, index, param, call, verdict)
-        try:
-            frame = wire.encode(request)
-        except WireError as error:
-            raise RequestError(error.message, param=param, code="invalid_value") from error
         self._open[request.id] = entry
         call.add(index, request.id)
-        self._writer.write(frame)
+        self._writer.write(wire.encode(request))
         return entry
 
     async def _drain(self) -> None:

@@ -47,6 +47,10 @@ class Router:
         await self.client.wait_settled()
         await self.model(None)
 
+    def end_open(self) -> None:
+        """End every open request with a typed error."""
+        self.client.end_open()
+
     async def stop(self) -> None:
         """Stop every child."""
         await self.client.stop()

@@ -27,6 +27,7 @@ from .metrics import Metrics
 from .paths import PUBLIC, canonical, label
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_KEY = re.compile(r"[\x21-\x7e]+")
 _CORS_HEADERS = "authorization, content-type, x-api-key, x-request-id"
 
 
@@ -43,8 +44,11 @@ def is_loopback(host: str) -> bool:
 
 def check_exposure(config: ServeConfig) -> None:
     """Raise ConfigError for an address that others can reach without a key."""
-    if any(not key.strip() for key in config.api_keys):
-        raise ConfigError("an API key is empty", hint="leave the key out or give it a value")
+    if not all(_KEY.fullmatch(key) for key in config.api_keys):
+        raise ConfigError(
+            "an API key is empty or not printable ASCII without spaces, so no client can send it",
+            hint="use letters, digits and punctuation",
+        )
     if not is_loopback(config.host) and not config.api_keys:
         raise ConfigError(
             f"refusing to listen on {config.host} without an API key: anyone who reaches this "

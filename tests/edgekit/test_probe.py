@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,22 @@ def test_bandwidth_that_cannot_be_measured_is_unknown() -> None:
     assert bandwidth.measure(threads=None, available_bytes=GIB) is None
 
 
+def test_bandwidth_of_chosen_cpus_leaves_the_process_alone() -> None:
+    before = os.sched_getaffinity(0)
+    rate = bandwidth.measure(threads=1, available_bytes=GIB, cpus={min(before)}, budget_s=0.1)
+    assert rate is not None
+    assert rate > 0
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "speaks"),
+    [(0.3, 2, False), (1.0, 2, True), (5.4, 2, True), (5.4, 64, False), (None, 2, False)],
+)
+def test_a_busy_machine_is_pointed_out(load: float | None, threads: int, speaks: bool) -> None:
+    assert (bandwidth.busy_note(load, threads) is not None) == speaks
+
+
 def test_gpus_without_a_driver_are_pointed_out(tmp_path: Path) -> None:
     for slot, vendor, kind in [("0", "0x10de", "0x030200"), ("1", "0x10de", "0x040300")]:
         device = tmp_path / "sys/bus/pci/devices" / f"0000:00:0{slot}.0"
@@ -246,3 +263,10 @@ def test_gpus_without_a_driver_are_pointed_out(tmp_path: Path) -> None:
     assert pci.gpu_vendors(tmp_path) == {"nvidia"}
     assert "load its driver" in pci.silent_gpu_notes({"nvidia"}, set())[0]
     assert pci.silent_gpu_notes({"nvidia"}, {"nvidia"}) == ()
+
+
+def test_every_recorded_machine_says_where_it_comes_from() -> None:
+    table = (DATA / "README.md").read_text(encoding="utf-8")
+    folders = sorted(p.name for p in DATA.iterdir() if p.is_dir())
+    assert len(folders) >= 12
+    assert [name for name in folders if f"`{name}`" not in table] == []

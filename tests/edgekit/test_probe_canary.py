@@ -64,8 +64,28 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path, model: Path) -> None:
         "sys.stderr.write('llama.cpp says:\\nbad magic\\n'); sys.exit(3)"
     )
     found = run_canary(model, command=child(tmp_path, code))
-    assert found == Canary(False, None, "the engine refused with exit code 3: bad magic")
+    assert found == Canary(False, None, "the engine failed with exit code 3: bad magic")
     assert log.read_text() == "x"
+
+
+def test_a_bad_model_says_nothing_about_the_engine(tmp_path: Path, model: Path) -> None:
+    said = json.dumps({"ok": False, "error": {"code": "bad_model", "message": "bad magic"}})
+    found = run_canary(model, command=child(tmp_path, f"print({said!r}); sys.exit(65)"))
+    assert found == Canary(None, None, "the model file was refused with exit code 65: bad magic")
+
+
+def test_the_real_engine_decodes_on_this_machine(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    if canary.installed_here() is False:
+        pytest.skip("the engine is not installed")
+    from tests.support.gguf_models import write_model
+
+    path = write_model(tmp_path / "tiny.gguf", quantized=True)
+    found, facts = canary.try_engine(path)
+    assert found.ok is True, found.reason
+    assert facts is not None
+    assert facts.n_tokens > 0
+    assert "CPU" in (facts.backends or ())
 
 
 def test_a_hanging_engine_is_ended(tmp_path: Path, model: Path) -> None:
@@ -91,7 +111,7 @@ def test_settings_and_environment_reach_the_child(tmp_path: Path, model: Path) -
 
 
 def test_no_claim_is_made_without_an_engine(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
-    monkeypatch.setattr(canary, "_is_installed", lambda: False)
+    monkeypatch.setattr(canary, "installed_here", lambda: False)
     assert run_canary(model) == Canary(None, None, canary.NOT_INSTALLED)
 
 

@@ -62,6 +62,20 @@ def test_kernel_release_is_read() -> None:
     assert linux.read_host(DATA / "l4")[0].kernel == "6.1.0-28-cloud-amd64"
 
 
+def test_one_of_two_sockets_is_measured(tmp_path: Path) -> None:
+    for cpu, socket in enumerate((0, 0, 1, 1, 1)):
+        path = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{socket}\n")
+    sockets = linux.read_sockets(tmp_path)
+    assert sockets == (frozenset({0, 1}), frozenset({2, 3, 4}))
+    cpus, note = linux.one_socket(sockets, frozenset(range(5)))
+    assert cpus == frozenset({2, 3, 4})
+    assert "2 CPU sockets" in (note or "")
+    assert linux.one_socket(sockets, frozenset({0, 1})) == (None, None)
+    assert linux.one_socket((), frozenset({0})) == (None, None)
+
+
 def test_an_empty_root_knows_nothing(tmp_path: Path) -> None:
     host, notes = linux.read_host(tmp_path)
     assert host.cpu == Cpu()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgekit.machine import Accelerator, Host, Memory
 from edgekit.probe import macos, windows
+from edgekit.probe.tool import run_tool
 from edgekit.units import GIB, MIB
 
 DATA = Path(__file__).parents[1] / "data/probe"
@@ -116,12 +119,19 @@ def test_parsers_survive_any_text(text: str) -> None:
     )
 )
 def test_parsers_survive_any_json(value: object) -> None:
-    import json
-
     text = json.dumps(value)
     assert isinstance(macos.parse_displays(text), list)
     found = macos.parse_metal(text)
     assert found is None or found > 0
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has Metal")
+def test_the_metal_child_says_why_it_has_no_answer() -> None:
+    child = Path(macos.__file__).with_name("metal_child.py")
+    output = run_tool([sys.executable, "-P", str(child)], timeout_s=10)
+    assert output.ok
+    assert "error" in json.loads(output.stdout)
+    assert macos.parse_metal(output.stdout) is None
 
 
 def test_windows_basics() -> None:

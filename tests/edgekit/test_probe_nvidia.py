@@ -146,6 +146,14 @@ def test_a_python_that_cannot_start_pynvml_is_a_note() -> None:
     assert "No module named 'pynvml'" in notes[0]
 
 
+def test_figures_of_a_unified_parts_own_are_not_believed() -> None:
+    device = {"index": 0, "mig_instance": None, "name": "NVIDIA GB10"}
+    lines = [{**device, "memory": {"total": 5, "free": 1}}, {"done": True}]
+    output = ToolOutput(0, "\n".join(json.dumps(line) for line in lines))
+    (gpu,), _ = nvidia.parse_nvml(output, Memory(total_bytes=100, available_bytes=80))
+    assert (gpu.memory_kind, gpu.memory_total_bytes, gpu.memory_free_bytes) == ("unified", 100, 80)
+
+
 def test_not_supported_on_an_unknown_part_is_not_taken_for_unified_memory() -> None:
     lines = [
         {"driver": "550", "count": 1},

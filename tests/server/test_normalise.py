@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -17,11 +18,6 @@ def _says(role: str, content: object = "x", **more: object) -> dict[str, object]
 
 def _call(arguments: object = "{}", call_id: str = "abcDEF123") -> dict[str, object]:
     return {"id": call_id, "type": "function", "function": {"name": "f", "arguments": arguments}}
-
-
-def _called(arguments: object = "{}", call_id: str = "abcDEF123") -> dict[str, object]:
-    made = _call(arguments, call_id)
-    return made
 
 
 CASES: list[tuple[str, list[dict[str, object]], list[dict[str, object]]]] = [
@@ -43,27 +39,46 @@ CASES: list[tuple[str, list[dict[str, object]], list[dict[str, object]]]] = [
     ),
     (
         "a system turn after a tool result joins the result",
-        [_says("user", "u"), _says("assistant", "", tool_calls=[_call()]),
-         _says("tool", "r", tool_call_id="abcDEF123"), _says("system", "s")],
-        [_says("user", "u"), _says("assistant", "", tool_calls=[_called({})]),
-         _says("tool", "r\n\n<system>\ns\n</system>", tool_call_id="abcDEF123")],
+        [
+            _says("user", "u"),
+            _says("assistant", "", tool_calls=[_call()]),
+            _says("tool", "r", tool_call_id="abcDEF123"),
+            _says("system", "s"),
+        ],
+        [
+            _says("user", "u"),
+            _says("assistant", "", tool_calls=[_call({})]),
+            _says("tool", "r\n\n<system>\ns\n</system>", tool_call_id="abcDEF123"),
+        ],
     ),
     ("user turns are joined", [_says("user", "a"), _says("user", "b")], [_says("user", "a\n\nb")]),
     (
         "answers are joined, calls kept",
-        [_says("user"), _says("assistant", "a"), _says("assistant", None, tool_calls=[_call('{"k": 1}')])],
-        [_says("user"), _says("assistant", "a", tool_calls=[_called({"k": 1})])],
+        [
+            _says("user"),
+            _says("assistant", "a"),
+            _says("assistant", None, tool_calls=[_call('{"k": 1}')]),
+        ],
+        [_says("user"), _says("assistant", "a", tool_calls=[_call({"k": 1})])],
     ),
     (
         "arrays of text",
-        [_says("user", [{"type": "text", "text": "a", "cache_control": {"type": "x"}}, {"type": "text", "text": "b"}])],
+        [
+            _says(
+                "user",
+                [
+                    {"type": "text", "text": "a", "cache_control": {"type": "x"}},
+                    {"type": "text", "text": "b"},
+                ],
+            )
+        ],
         [_says("user", "a\nb")],
     ),
     ("null content", [_says("user", None)], [_says("user", "")]),
     (
         "text that is no JSON stays",
         [_says("user"), _says("assistant", "", tool_calls=[_call("not json")])],
-        [_says("user"), _says("assistant", "", tool_calls=[_called("not json")])],
+        [_says("user"), _says("assistant", "", tool_calls=[_call("not json")])],
     ),
     (
         "reasoning and unknown keys are dropped",
@@ -72,10 +87,18 @@ CASES: list[tuple[str, list[dict[str, object]], list[dict[str, object]]]] = [
     ),
     (
         "results are not joined",
-        [_says("user"), _says("tool", "1", tool_call_id="a" * 9), _says("tool", "2", tool_call_id="b" * 9)],
-        [_says("user"), _says("tool", "1", tool_call_id="a" * 9), _says("tool", "2", tool_call_id="b" * 9)],
+        [
+            _says("user"),
+            _says("tool", "1", tool_call_id="a" * 9),
+            _says("tool", "2", tool_call_id="b" * 9),
+        ],
+        [
+            _says("user"),
+            _says("tool", "1", tool_call_id="a" * 9),
+            _says("tool", "2", tool_call_id="b" * 9),
+        ],
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("given_", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
@@ -121,8 +144,10 @@ def test_foreign_ids_become_stable_nine_letters() -> None:
     assert call_id_of("abcDEF123") == "abcDEF123"
 
 
-contents = st.none() | st.text(max_size=6) | st.lists(
-    st.builds(lambda t: {"type": "text", "text": t}, st.text(max_size=4)), max_size=3
+contents = (
+    st.none()
+    | st.text(max_size=6)
+    | st.lists(st.builds(lambda t: {"type": "text", "text": t}, st.text(max_size=4)), max_size=3)
 )
 messages = st.lists(
     st.builds(
@@ -138,12 +163,12 @@ messages = st.lists(
 
 @given(messages)
 def test_result_is_what_strict_templates_ask_for(given_: list[Turn]) -> None:
-    if all(m["role"] in ("system", "developer") and not m["content"] for m in given_):
-        return
+    if all(message["role"] in ("system", "developer") for message in given_):
+        given_ = [*given_, _says("user")]
     turns = normalise(given_)
     roles = [turn["role"] for turn in turns]
     assert "system" not in roles[1:]
     assert all(isinstance(turn["content"], str) for turn in turns)
-    pairs = zip(roles, roles[1:], strict=False)
+    pairs = itertools.pairwise(roles)
     assert not any(a == b and a in ("user", "assistant") for a, b in pairs)
     assert normalise(turns) == turns

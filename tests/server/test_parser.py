@@ -56,12 +56,27 @@ CASES: list[tuple[str, family.Spec, list[Piece], list[Event]]] = [
         "text, then two calls",
         V13,
         [text("ok "), CALL, text("f"), ARGS, text("{}"), CALL, text("g"), ARGS, text(' {"b":1}')],
-        [Text("ok "), ToolCall(0, "call00000", "f", "{}"), ToolCall(1, "call00001", "g", '{"b":1}')],
+        [
+            Text("ok "),
+            ToolCall(0, "call00000", "f", "{}"),
+            ToolCall(1, "call00001", "g", '{"b":1}'),
+        ],
     ),
     (
         "reasoning, and a call inside it",
         V13,
-        [THINK, text("hm"), THINK_END, text("a"), THINK, text("b"), CALL, text("f"), ARGS, text("{}")],
+        [
+            THINK,
+            text("hm"),
+            THINK_END,
+            text("a"),
+            THINK,
+            text("b"),
+            CALL,
+            text("f"),
+            ARGS,
+            text("{}"),
+        ],
         [ReasoningText("hm"), Text("a"), ReasoningText("b"), ToolCall(0, "call00000", "f", "{}")],
     ),
     (
@@ -79,8 +94,12 @@ CASES: list[tuple[str, family.Spec, list[Piece], list[Event]]] = [
     (
         "a list of calls",
         V7,
-        [CALL, text('[{"name": "f", "arguments": {"a": [1]}, "id": "abcDEF123"}, '),
-         text('{"name": "g", "arguments": {}}]'), EOS],
+        [
+            CALL,
+            text('[{"name": "f", "arguments": {"a": [1]}, "id": "abcDEF123"}, '),
+            text('{"name": "g", "arguments": {}}]'),
+            EOS,
+        ],
         [ToolCall(0, "abcDEF123", "f", '{"a": [1]}'), ToolCall(1, "call00000", "g", "{}")],
     ),
     (
@@ -97,14 +116,25 @@ CASES: list[tuple[str, family.Spec, list[Piece], list[Event]]] = [
     ),
     ("unfinished", V13, [CALL, text("f"), ARGS, text('{"a')], [Text('[TOOL_CALLS]f[ARGS]{"a')]),
     ("no name", V13, [CALL, ARGS, text("{}")], [Text("[TOOL_CALLS][ARGS]{}")]),
-    ("NaN", V13, [CALL, text("f"), ARGS, text('{"a": NaN}')], [Text('[TOOL_CALLS]f[ARGS]{"a": NaN}')]),
-    ("the letters of a marker are text", V13, [text("[TOOL_CALLS]f[ARGS]{}")],
-     [Text("[TOOL_CALLS]f[ARGS]{}")]),
+    (
+        "NaN",
+        V13,
+        [CALL, text("f"), ARGS, text('{"a": NaN}')],
+        [Text('[TOOL_CALLS]f[ARGS]{"a": NaN}')],
+    ),
+    (
+        "the letters of a marker are text",
+        V13,
+        [text("[TOOL_CALLS]f[ARGS]{}")],
+        [Text("[TOOL_CALLS]f[ARGS]{}")],
+    ),
     ("half a character at the end", V13, [("é".encode()[:1], False)], [Text("\ufffd")]),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("spec", "pieces", "events"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("spec", "pieces", "events"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_events(spec: family.Spec, pieces: list[Piece], events: list[Event]) -> None:
     assert _parse(pieces, spec) == events
 
@@ -154,7 +184,9 @@ def test_new_ids_are_what_mistral_takes() -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 arguments = st.dictionaries(st.text(max_size=4), json_values, max_size=3)
@@ -166,7 +198,7 @@ def answers(draw: st.DrawFn) -> list[Piece]:
     pieces: list[Piece] = []
     for kind in draw(st.lists(st.sampled_from(["text", "marker", "call", "bytes"]), max_size=8)):
         if kind == "text":
-            pieces.append(text(draw(st.text("aé\n{}\"\\[]EN😀", max_size=12))))
+            pieces.append(text(draw(st.text('aé\n{}"\\[]EN😀', max_size=12))))
         elif kind == "bytes":
             pieces.append((draw(st.binary(max_size=4)), False))
         elif kind == "marker":
@@ -178,7 +210,13 @@ def answers(draw: st.DrawFn) -> list[Piece]:
 
 
 @settings(max_examples=300)
-@given(answers(), st.sampled_from([V13, V11, V7]), st.booleans(), st.lists(st.integers(1, 4)), st.data())
+@given(
+    answers(),
+    st.sampled_from([V13, V11, V7]),
+    st.booleans(),
+    st.lists(st.integers(1, 4)),
+    st.data(),
+)
 def test_any_chunks_give_the_same_events(
     pieces: list[Piece], spec: family.Spec, tools: bool, sizes: list[int], data: st.DataObject
 ) -> None:
@@ -216,7 +254,9 @@ def _split(piece: Piece, sizes: list[int]) -> list[Piece]:
 
 
 @given(st.lists(st.tuples(st.text("fgh_", min_size=1, max_size=5), arguments), max_size=4))
-def test_every_wellformed_call_comes_out_unchanged(calls: list[tuple[str, dict[str, object]]]) -> None:
+def test_every_wellformed_call_comes_out_unchanged(
+    calls: list[tuple[str, dict[str, object]]],
+) -> None:
     pieces: list[Piece] = []
     for name, value in calls:
         pieces += [CALL, text(name), ARGS, text(json.dumps(value))]

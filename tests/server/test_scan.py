@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ def _run(chunks: list[str], patterns: list[str]) -> tuple[str, str | None]:
 
 def _cut(text: str, cuts: list[int]) -> list[str]:
     places = sorted({min(c, len(text)) for c in cuts} | {0, len(text)})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
 letters = st.text("ab", max_size=30)

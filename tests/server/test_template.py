@@ -51,11 +51,18 @@ def test_whatever_a_template_does_no_letters_of_the_user_become_control(source: 
     assert found == ["[INST]", "[/INST]"]
 
 
-fragments = st.sampled_from([*CONTROL, "[", "]", "INST", "<", "/", " ", "a", "é", "\ufdd0", "\ue000"])
+fragments = st.sampled_from(
+    [*CONTROL, "[", "]", "INST", "<", "/", " ", "a", "é", "\ufdd0", "\ue000"]
+)
 texts = st.lists(fragments, max_size=8).map("".join)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool", "system"]), texts), max_size=5), texts)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["user", "assistant", "tool", "system"]), texts), max_size=5
+    ),
+    texts,
+)
 def test_property_control_tokens_come_from_the_template_alone(
     said: list[tuple[str, str]], name: str
 ) -> None:

@@ -79,7 +79,7 @@ def make_checkpoint(
 
     `vocab` is at least 276: 20 control tokens and 256 bytes; the rest are synthetic merges.
     `architecture` may also be `LlamaForCausalLM` or `Qwen2ForCausalLM` (then with Q, K, V
-    biases). `dtype`: BF16, F16 or F32.
+    biases, as a Llama with `attention_bias` in `extra_config`). `dtype`: BF16, F16 or F32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, object] = {
@@ -116,7 +116,8 @@ def make_checkpoint(
         ffn=ffn,
         vocab=vocab,
         tied=tied,
-        qkv_bias=architecture.startswith("Qwen2"),
+        qkv_bias=architecture.startswith("Qwen2") or bool(config.get("attention_bias")),
+        output_bias=bool(config.get("attention_bias")),
     )
     rng = np.random.default_rng(seed)
     names = list(shapes)
@@ -146,6 +147,7 @@ def tensor_shapes(
     vocab: int,
     tied: bool,
     qkv_bias: bool,
+    output_bias: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return Hugging Face names and shapes (rows first) of a dense decoder."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
@@ -160,6 +162,8 @@ def tensor_shapes(
             if qkv_bias:
                 shapes[f"{base}.self_attn.{letter}_proj.bias"] = (rows,)
             shapes[f"{base}.self_attn.{letter}_proj.weight"] = (rows, hidden)
+        if output_bias:
+            shapes[f"{base}.self_attn.o_proj.bias"] = (hidden,)
         shapes[f"{base}.self_attn.o_proj.weight"] = (hidden, q_rows)
     shapes["model.norm.weight"] = (hidden,)
     if not tied:

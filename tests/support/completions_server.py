@@ -17,6 +17,8 @@ class Manners:
     prefill_s: float = 0.0
     token_s: float = 0.0
     tokens_per_event: int = 1
+    token_burst: int = 1
+    """Events of this many tokens leave in one write, as from a server that fell behind."""
     running_usage: bool = False
     says_usage: bool = True
     cached_tokens: int | None = 0
@@ -145,6 +147,7 @@ async def _stream(
         await asyncio.sleep(30)
     await asyncio.sleep(manners.prefill_s)
     done = 0
+    held: list[bytes] = []
     while done < count and fault != "empty":
         if done:
             await asyncio.sleep(manners.token_s * min(manners.tokens_per_event, count - done))
@@ -152,7 +155,11 @@ async def _stream(
         event: dict[str, object] = {"choices": [{"index": 0, "text": "ab ", "finish_reason": None}]}
         if manners.running_usage:
             event["usage"] = {"completion_tokens": done}
-        await _event(writer, event)
+        held.append(_framed(event))
+        if len(held) == manners.token_burst or done == count:
+            writer.write(b"".join(held))
+            await writer.drain()
+            held.clear()
         if done >= count // 2 and fault == "cut":
             return False
         if done >= count // 2 and fault == "error":
@@ -161,19 +168,20 @@ async def _stream(
     await _event(writer, {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]})
     if manners.says_usage:
         await _event(writer, {"choices": [], "usage": usage})
-    await _chunk(writer, b"data: [DONE]\n\n")
-    writer.write(b"0\r\n\r\n")
+    writer.write(_framed(None) + b"0\r\n\r\n")
     await writer.drain()
     return True
 
 
 async def _event(writer: asyncio.StreamWriter, event: dict[str, object]) -> None:
-    await _chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
-
-
-async def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    writer.write(_framed(event))
     await writer.drain()
+
+
+def _framed(event: dict[str, object] | None) -> bytes:
+    """One server-sent event as one HTTP chunk; None is the end of the stream."""
+    data = f"data: {'[DONE]' if event is None else json.dumps(event)}\n\n".encode()
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 async def _plain(writer: asyncio.StreamWriter, status: int, body: dict[str, object]) -> None:

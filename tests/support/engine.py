@@ -13,6 +13,7 @@ from pathlib import Path
 from edgekit_server.engine import native, vocabulary
 from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.loop import Loop
+from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.engine.request import Request
 from edgekit_server.engine.sampling import Chooser
 from edgekit_server.engine.wire import Output, Sampling, Step
@@ -92,19 +93,20 @@ def driver(
     n_ubatch: int = 64,
     max_queue: int = 100,
     use_extra_bufts: bool = True,
+    reuse: bool = True,
 ) -> Iterator[Driver]:
     log = native.capture_log()
-    options = native.ContextOptions(
+    options = ContextOptions(
         n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=1
     )
-    with native.opened(native.ModelOptions(path, 0, use_extra_bufts), options, log) as (m, c):
+    with native.opened(ModelOptions(path, 0, use_extra_bufts), options, log) as (m, c):
         tables = vocabulary.read(m)
         made: Driver
 
         def emit(step: Step) -> None:
             made.emit(step)
 
-        loop = Loop(c, tables, emit, reuse=m.trims_exactly, max_queue=max_queue)
+        loop = Loop(c, tables, emit, reuse=reuse and m.trims_exactly, max_queue=max_queue)
         made = Driver(m, c, tables, loop)
         yield made
 

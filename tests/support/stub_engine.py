@@ -31,7 +31,8 @@ TEMPLATE = """{{ bos_token }}
 {%- for m in messages %}
 {%- if m.role == 'system' %}[SYSTEM_PROMPT]{{ m.content }}[/SYSTEM_PROMPT]
 {%- elif m.role == 'user' %}
-{%- if tools and loop.index0 <= 1 %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
+{%- if tools and loop.index0 <= 1 -%}
+[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
 {{- '[INST]' + m.content + '[/INST]' }}
 {%- elif m.role == 'assistant' %}{{ m.content }}
 {%- for c in m.tool_calls or [] %}

@@ -63,8 +63,9 @@ def rope_factors(rope: Config, head_dim: int) -> tuple[float, ...]:
     """Return Llama 3's divisor of each rotary frequency, () for other scalings.
 
     Source: transformers' `_compute_llama3_parameters`. Long waves are divided by `factor`,
-    short ones are kept, those between are interpolated. Frequencies are rounded to float32,
-    as the engine holds them.
+    short ones are kept, those between are interpolated. Each step is rounded to float32 as torch
+    rounds it (dividing by a tensor is multiplying by its reciprocal), so that the tensor is
+    bit-identical to the one llama.cpp's converter writes.
     """
     if rope["rope_type"] != "llama3":
         return ()
@@ -76,13 +77,20 @@ def rope_factors(rope: Config, head_dim: int) -> tuple[float, ...]:
         raise bad_config("config.json: low_freq_factor and high_freq_factor are equal")
     factors = []
     for i in range(0, head_dim, 2):
-        frequency = struct.unpack("f", struct.pack("f", 1.0 / base ** (i / head_dim)))[0]
-        wave = 2 * math.pi / frequency
+        frequency = _f32(1.0 / _f32(base ** _f32(i / head_dim)))
+        wave = _f32(_f32(1 / frequency) * _f32(2 * math.pi))
         if wave < context / high:
             factors.append(1.0)
         elif wave > context / low:
             factors.append(factor)
         else:
-            smooth = (context / wave - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
+            smooth = _f32(_f32(_f32(_f32(1 / wave) * context) - low) / (high - low))
+            divisor = _f32(_f32(_f32(1 - smooth) / factor) + smooth)
+            factors.append(_f32(1 / divisor))
     return tuple(factors)
+
+
+def _f32(value: float) -> float:
+    """Round to the nearest float32."""
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded

@@ -54,6 +54,14 @@ async def read_model(request: Request, kind: type[M]) -> M:
         raise invalid(error) from None
 
 
+def body_document(kind: type[BaseModel]) -> dict[str, object]:
+    """Return what the OpenAPI document says about a body that `read_model` reads."""
+    # The id makes the schema a resource of its own, so that its `#/$defs/...` resolve in it.
+    schema = {"$id": f"/schemas/{kind.__name__}", **kind.model_json_schema()}
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def invalid(error: ValidationError) -> RequestError:
     """Turn pydantic's findings into one error that names the first field at fault."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -13,14 +13,14 @@ from fastapi import APIRouter, Request
 from pydantic import JsonValue as Json
 from starlette.responses import JSONResponse, Response
 
+from ..call import Call
 from ..chat.normalise import normalise
 from ..chat.parser import Event, Parser, ReasoningText, Text, ToolCall, merge
 from ..chat.template import Rendered
-from ..client import Call
 from ..engine.wire import TopToken
 from ..errors import RequestError, ServerError
 from ..router import Model
-from .body import read_model, while_connected
+from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
 from .failures import error_body
 from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
@@ -42,7 +42,7 @@ class Prepared:
     created: int
 
 
-@routes.post("/v1/chat/completions")
+@routes.post("/v1/chat/completions", openapi_extra=body_document(ChatRequest))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation, whole or as a stream."""
     body = await read_model(request, ChatRequest)
@@ -54,14 +54,11 @@ async def chat_completions(request: Request) -> Response:
         return EventStream(events, call.cancel)
     try:
         results: list[list[Event]] = [[] for _ in choices]
-        logprobs: list[list[tuple[TopToken, list[TopToken]]]] = [[] for _ in choices]
 
         async def collect() -> None:
             async for step in follow(call, choices, state.metrics):
                 if step is not None:
                     results[step[0].index] += step[1]
-            for choice in choices:
-                logprobs[choice.index] = choice.logprobs
 
         await while_connected(request, collect())
     finally:
@@ -76,7 +73,7 @@ async def chat_completions(request: Request) -> Response:
                 {
                     "index": c.index,
                     "message": _message(merge(results[c.index])),
-                    "logprobs": _logprobs(logprobs[c.index]) if body.logprobs else None,
+                    "logprobs": _logprobs(c.logprobs) if body.logprobs else None,
                     "finish_reason": c.finish,
                 }
                 for c in choices

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from ..call import Call
 from ..chat.parser import Event, Parser
-from ..client import Call
 from ..engine.wire import Output, TopToken
 from ..errors import EngineDiedError, ServerError
 from ..metrics import Metrics

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from ..call import Call
 from ..chat.family import PLAIN
 from ..chat.fim import fim_pieces
 from ..chat.parser import Event, Parser, Text
-from ..client import Call
 from ..engine.wire import Piece, TopToken
 from ..errors import RequestError, ServerError
 from ..router import Model
-from .body import read_model, while_connected
+from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
 from .failures import error_body
 from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
@@ -39,7 +39,7 @@ class Prepared:
     created: int
 
 
-@routes.post("/v1/completions")
+@routes.post("/v1/completions", openapi_extra=body_document(CompletionRequest))
 async def completions(request: Request) -> Response:
     """Continue text, or fill in between `prompt` and `suffix`."""
     body = await read_model(request, CompletionRequest)

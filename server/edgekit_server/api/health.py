@@ -12,12 +12,15 @@ from .failures import error_body, error_response
 routes = APIRouter()
 
 
+@routes.head("/livez", include_in_schema=False)
 @routes.get("/livez")
 async def livez() -> dict[str, str]:
     """The front answers: that is all this says."""
     return {"status": "ok"}
 
 
+@routes.head("/readyz", include_in_schema=False)
+@routes.head("/health", include_in_schema=False)
 @routes.get("/readyz")
 @routes.get("/health")
 async def readyz(request: Request) -> Response:

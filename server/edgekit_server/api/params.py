@@ -8,6 +8,8 @@ from ..engine.wire import Generate, Hello, Piece, Sampling
 from ..errors import RequestError
 from .schema import ResponseFormat, SamplingFields
 
+MOST_TOKENS = 2**31 - 1
+"""No context is longer; clients send far more to say "all there is"."""
 RANDOM_SEED = 2**32 - 1
 """llama.cpp reads this seed as "random", so no client seed may become it."""
 
@@ -39,7 +41,7 @@ def generates(
         Generate(
             id=0,
             prompt=prompt,
-            max_tokens=None if max_tokens == -1 else max_tokens,
+            max_tokens=None if max_tokens in (None, -1) else min(max_tokens, MOST_TOKENS),
             ignore_eos=bool(fields.ignore_eos),
             cache_prompt=fields.cache_prompt is not False,
             sampling=sampling

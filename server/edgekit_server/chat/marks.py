@@ -10,9 +10,11 @@ unmarked. Strings without such letters are left alone: their tokens are those of
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from os.path import commonprefix
 
 from pydantic import JsonValue as Json
 
@@ -28,24 +30,41 @@ class ControlText:
     """Finds letters of control tokens in text. Built once per model."""
 
     def __init__(self, control_tokens: Iterable[str]) -> None:
-        tokens = {token for token in control_tokens if len(token) > 1}
-        self._tokens = tokens
-        self._lengths = sorted({len(token) for token in tokens}, reverse=True)
-        starts = "".join(sorted({token[0] for token in tokens}))
-        self._start = re.compile(f"[{re.escape(starts)}]") if starts else None
+        tokens = sorted({token for token in control_tokens if len(token) > 1})
+        self._pattern = re.compile(_alternatives(tokens)) if tokens else None
 
-    def find(self, text: str, at: int = 0) -> Iterator[tuple[int, int]]:
+    def find(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield (start, end) of each occurrence, overlapping ones too, longest at each start."""
-        while self._start is not None and (hit := self._start.search(text, at)):
-            at = hit.start()
-            length = self.match(text, at)
-            if length:
-                yield at, at + length
-            at += 1
+        at = 0
+        while self._pattern is not None and (hit := self._pattern.search(text, at)):
+            yield hit.span()
+            at = hit.start() + 1
 
     def match(self, text: str, at: int) -> int:
         """Return the length of the longest control token at `at`; 0 if there is none."""
-        return next((n for n in self._lengths if text[at : at + n] in self._tokens), 0)
+        hit = self._pattern.match(text, at) if self._pattern is not None else None
+        return hit.end() - hit.start() if hit else 0
+
+
+def _alternatives(words: list[str]) -> str:
+    """Return a pattern for any of the sorted words, longest first, that tries each letter once.
+
+    A flat `a|b|c` over a thousand tokens would make a prompt of brackets cost seconds.
+    """
+    branches = []
+    for _, group in itertools.groupby((w for w in words if w), key=lambda word: word[0]):
+        group_words = list(group)
+        shared = commonprefix(group_words)  # noqa: RUF071 (letter by letter is what is meant)
+        rest = _alternatives([word[len(shared) :] for word in group_words])
+        branches.append(re.escape(shared) + rest)
+    if not branches:
+        return ""
+    optional = "" in words
+    return (
+        branches[0]
+        if len(branches) == 1 and not optional
+        else (f"(?:{'|'.join(branches)}){'?' if optional else ''}")
+    )
 
 
 class Marker:

@@ -173,11 +173,11 @@ def _join(turns: list[Turn]) -> list[Turn]:
         ):
             joined.append(turn)
             continue
-        texts = [text for text in (_text(last), _text(turn)) if text]
-        merged: Turn = {**last, "content": "\n\n".join(texts)}
+        content = "\n\n".join(text for text in (_text(last), _text(turn)) if text)
+        merged: Turn = {**last, "content": content}
         calls = [*_list(last.get("tool_calls")), *_list(turn.get("tool_calls"))]
         if calls:
-            merged["tool_calls"] = calls
+            merged |= {"tool_calls": calls, "content": content if content.strip() else ""}
         joined[-1] = merged
     return joined
 

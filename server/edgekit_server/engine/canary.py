@@ -18,6 +18,7 @@ import numpy as np
 
 from edgekit_server.engine import native, threads
 from edgekit_server.engine.batch import Batch
+from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.errors import EngineDiedError, ModelMissingError, ServerError
 
 N_PROMPT, N_SINGLE, N_TOGETHER = 48, 4, 4
@@ -32,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n-gpu-layers", type=int, default=-1)
     parser.add_argument("--n-threads", type=int)
     options = parser.parse_args(arguments)
-    model_options = native.ModelOptions(
-        options.model, options.n_gpu_layers, not options.no_extra_bufts
-    )
+    model_options = ModelOptions(options.model, options.n_gpu_layers, not options.no_extra_bufts)
     try:
         tokens = try_model(model_options, options.n_threads or threads.default_threads()[0])
     except ServerError as error:
@@ -52,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def try_model(options: native.ModelOptions, n_threads: int) -> list[int]:
+def try_model(options: ModelOptions, n_threads: int) -> list[int]:
     """Return the greedy tokens drawn. Raises ServerError when something is wrong but alive."""
     if not options.path.is_file():
         raise ModelMissingError(f"no file {options.path}")
-    context_options = native.ContextOptions(
+    context_options = ContextOptions(
         n_ctx=256, n_seq_max=N_TOGETHER, n_batch=64, n_ubatch=64, n_threads=n_threads
     )
     log = native.capture_log()

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgekit_server.engine import breakdown, native
+from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.errors import ModelMissingError, ServerError
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; return the exit code of the error tree."""
     options = _parser().parse_args(arguments)
     flash = {"auto": None, "on": True, "off": False}[options.flash_attn]
-    context_options = native.ContextOptions(
+    context_options = ContextOptions(
         n_ctx=options.n_ctx,
         n_seq_max=options.n_seq_max,
         n_batch=options.n_batch or max(options.n_ubatch, options.n_seq_max),
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type_v=options.type_v,
         flash_attn=flash,
     )
-    model_options = native.ModelOptions(
+    model_options = ModelOptions(
         options.model, options.n_gpu_layers, not options.no_extra_bufts, no_alloc=True
     )
     try:
@@ -46,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def measure(
-    model_options: native.ModelOptions, context_options: native.ContextOptions
-) -> breakdown.Breakdown:
+def measure(model_options: ModelOptions, context_options: ContextOptions) -> breakdown.Breakdown:
     """Return bytes per device for these settings. Raises ServerError if they cannot be had."""
     if not model_options.path.is_file():
         raise ModelMissingError(f"no file {model_options.path}")

@@ -56,6 +56,8 @@ class Intake:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     n_ctx_seq: int
+    failure: Exception | None = None
+    """What ended `run` before its time; the main thread raises it."""
 
     def run(self) -> None:
         """Serve messages until Stop, end of file, or bytes that are no message."""
@@ -64,8 +66,8 @@ class Intake:
                 if isinstance(message, wire.Stop):
                     break
                 self._serve(message)
-        except (OSError, WireError) as error:
-            self.outbox.send(wire.Fatal("internal", f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            self.failure = error
         finally:
             self.loop.stop()
 

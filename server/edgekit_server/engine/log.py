@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 LEVEL_INFO, LEVEL_WARN, LEVEL_ERROR, LEVEL_CONT = 2, 3, 4, 5
-_MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "alloc_buffer")
+_MEMORY_WORDS = (
+    "out of memory",
+    "failed to allocate",
+    "unable to allocate",
+    "alloc_buffer",
+    "bad_alloc",
+)
 
 
 class Log:
@@ -29,6 +35,13 @@ class Log:
     def text(self) -> list[str]:
         """Every kept line, without its line end."""
         return [line.rstrip() for _, line in self.lines]
+
+    def find(self, *words: str) -> str | None:
+        """Return the last line with one of these words, without the function's name before it."""
+        for _, line in reversed(self.lines):
+            if any(word in line for word in words):
+                return line.split(": ", 1)[-1].strip()
+        return None
 
     def reason(self) -> str:
         """Return the last errors, else the last warnings, as one line."""

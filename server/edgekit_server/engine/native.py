@@ -13,8 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import llama_cpp as ll
@@ -23,47 +22,15 @@ from numpy.typing import NDArray
 
 from edgekit_server.engine import breakdown
 from edgekit_server.engine.log import Log
-from edgekit_server.errors import BadModelError, ConfigError, EngineDiedError
+from edgekit_server.engine.options import KV_TYPES, ContextOptions, ModelOptions
+from edgekit_server.errors import BadModelError, EngineDiedError
 
 Tokens = NDArray[np.int32]
 Logits = NDArray[np.float32]
 
-MAX_SEQUENCES = 256
 RANDOM_SEED = 0xFFFFFFFF
 """llama.cpp reads this seed as "draw one"; the engine never passes it on by accident."""
-KV_TYPES = {
-    "f32": ll.GGML_TYPE_F32,
-    "f16": ll.GGML_TYPE_F16,
-    "bf16": 30,
-    "q8_0": ll.GGML_TYPE_Q8_0,
-    "q5_1": ll.GGML_TYPE_Q5_1,
-    "q5_0": ll.GGML_TYPE_Q5_0,
-    "q4_1": ll.GGML_TYPE_Q4_1,
-    "q4_0": ll.GGML_TYPE_Q4_0,
-    "iq4_nl": ll.GGML_TYPE_IQ4_NL,
-}
 _STRIPS = ll.LLAMA_TOKEN_ATTR_LSTRIP | ll.LLAMA_TOKEN_ATTR_RSTRIP
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    path: Path
-    n_gpu_layers: int = -1
-    use_extra_bufts: bool = True
-    no_alloc: bool = False
-    """Read metadata only and pretend to allocate: for memory figures."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextOptions:
-    n_ctx: int
-    n_seq_max: int
-    n_batch: int
-    n_ubatch: int
-    n_threads: int
-    type_k: str = "f16"
-    type_v: str = "f16"
-    flash_attn: bool | None = None
 
 
 class Model:
@@ -95,10 +62,6 @@ class Model:
             or ll.llama_model_n_swa(self.pointer) > 0
         )
         """Whether a sequence may be cut at any position: full attention only."""
-        self.strips_spaces = any(
-            ll.llama_vocab_get_attr(self.vocab, i) & _STRIPS for i in range(self.n_vocab)
-        )
-        """Whether some token swallows the spaces beside it."""
         self.is_byte_pair = ll.llama_vocab_type(self.vocab) == ll.LLAMA_VOCAB_TYPE_BPE
 
     def close(self) -> None:
@@ -163,8 +126,17 @@ class Model:
     def control_ids(self) -> list[int]:
         """Return the ids that are never plain text: control and unknown tokens."""
         mask = ll.LLAMA_TOKEN_ATTR_CONTROL | ll.LLAMA_TOKEN_ATTR_UNKNOWN
-        attr = ll.llama_vocab_get_attr
-        return [i for i in range(self.n_vocab) if attr(self.vocab, i) & mask]
+        return [i for i, attributes in enumerate(self._attributes) if attributes & mask]
+
+    @property
+    def strips_spaces(self) -> bool:
+        """Whether some token swallows the spaces beside it."""
+        return any(attributes & _STRIPS for attributes in self._attributes)
+
+    @cached_property
+    def _attributes(self) -> list[int]:
+        read = ll.llama_vocab_get_attr
+        return [read(self.vocab, i) for i in range(self.n_vocab)]
 
     def end_ids(self) -> list[int]:
         """Return every id that ends generation."""
@@ -200,7 +172,7 @@ class Context:
 
     def __init__(self, model: Model, options: ContextOptions, log: Log) -> None:
         """Create. Raises ConfigError, or BadModelError(out_of_memory, bad_model)."""
-        _check_context(options)
+        options.check()
         params = ll.llama_context_default_params()
         params.n_ctx = options.n_ctx
         params.n_seq_max = options.n_seq_max
@@ -387,18 +359,3 @@ _log_callback: list[object] = []
 
 def _init_backends() -> None:
     ll.llama_backend_init()
-
-
-def _check_context(options: ContextOptions) -> None:
-    """Refuse what llama.cpp would answer with an abort."""
-    if not 1 <= options.n_seq_max <= MAX_SEQUENCES:
-        raise ConfigError(f"n_seq_max is {options.n_seq_max}; it must be 1 to {MAX_SEQUENCES}")
-    if not 1 <= options.n_ubatch <= options.n_batch:
-        raise ConfigError(f"n_ubatch {options.n_ubatch} must be 1 to n_batch {options.n_batch}")
-    if options.n_batch < options.n_seq_max:
-        raise ConfigError(f"n_batch {options.n_batch} is below n_seq_max {options.n_seq_max}")
-    if options.n_ctx < 1 or options.n_threads < 1:
-        raise ConfigError("n_ctx and n_threads must be at least 1")
-    for name in (options.type_k, options.type_v):
-        if name not in KV_TYPES:
-            raise ConfigError(f"KV type {name!r} is none of {', '.join(KV_TYPES)}")

@@ -1,9 +1,11 @@
-"""Prompts to tokens, safe against texts that kill llama.cpp's tokenizer.
+"""Prompts to tokens, safe against texts that kill or stall llama.cpp's tokenizer.
 
 Its regex engine recurses once per character of a word (about 150 bytes of stack each), so a
-megabyte of one letter overflows any usual stack and ends the process. Two guards: a text that
-can never fit the context is refused by its length alone, and a word longer than MAX_WORD
-characters is cut there. Run it on a thread with STACK_BYTES of stack.
+megabyte of one letter overflows any usual stack and ends the process; and it copies the whole
+text once per control token in it, so a megabyte of those takes minutes. Hence two guards: a
+text that can never fit the context is refused by its length alone, and a long one is given to
+llama.cpp in parts of MAX_PART characters, cut where words end. Only a single word longer than
+that is cut inside. Run it on a thread with STACK_BYTES of stack.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from edgekit_server.engine import native
 from edgekit_server.engine.vocabulary import Vocabulary
 from edgekit_server.engine.wire import Piece
 
-MAX_WORD = 16_384
+MAX_PART = 16_384
 STACK_BYTES = 64 * 1024 * 1024
-"""4 KiB for each character of the longest word; reserved, and touched only when needed."""
+"""4 KiB for each character of the longest part; reserved, and touched only when needed."""
 
-# A letter or digit, then ASCII or CJK punctuation or a space: no pre-tokenizer's word reaches
-# over this, but for contractions (the apostrophes are left out) and a bounded few characters.
-_WORD_END = re.compile(
-    r"\w(?=[\x00-&(-/:-@\[-^`{-~\u2010-\u2018\u201a-\u2027\u3000-\u3003\u3008-\u3011\uff01-\uff0f])"
+# Ends of words, best first. A letter or digit before white space or CJK punctuation ends a word
+# for every split pattern in llama.cpp; before other punctuation, for nearly every one (not
+# before an apostrophe, for contractions).
+_WORD_ENDS = (
+    re.compile(r"[^\W_](?=[ \n\r\t\u3001\u3002\uff01\uff0c\uff1f])"),
+    re.compile(r"[^\W_](?=[\x21-&(-/:-@\[-^`{-~])"),
 )
 
 
@@ -45,6 +49,7 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._n_ctx_seq = n_ctx_seq
         texts = sorted(vocabulary.control_texts, key=len, reverse=True)
+        self._longest_control = max(map(len, texts), default=0)
         self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
 
     def encode(self, prompt: Sequence[Piece], *, limit: bool = True) -> array[int]:
@@ -58,7 +63,7 @@ class Tokenizer:
             self._refuse_hopeless(prompt)
         ids: array[int] = array("i")
         for text, special in self._merged(prompt):
-            for part in self._fragments(text, special):
+            for part in self._parts(text, special):
                 found = self._model.tokenize(part.encode("utf-8", "replace"), special=special)
                 ids.frombytes(found.astype(np.int32).tobytes())
         return ids
@@ -93,28 +98,35 @@ class Tokenizer:
         if run:
             yield "".join(run), True
 
-    def _fragments(self, text: str, special: bool) -> Iterator[str]:
-        """Yield the text in parts that hold no word longer than MAX_WORD."""
-        if len(text) <= MAX_WORD or not self._model.is_byte_pair:
-            yield text
-            return
-        start = previous = 0
-        ends = [match.end() for match in _WORD_END.finditer(text)]
-        for end in [*ends, len(text)]:
-            while end - previous > MAX_WORD:
-                cut = self._outside_control(text, previous, previous + MAX_WORD, special)
+    def _parts(self, text: str, special: bool) -> Iterator[str]:
+        """Yield the text in parts of at most MAX_PART characters."""
+        start = 0
+        if self._model.is_byte_pair:
+            while len(text) - start > MAX_PART:
+                cut = self._cut(text, start, special)
                 yield text[start:cut]
-                start = previous = cut
-            previous = end
-        if start < len(text):
-            yield text[start:]
+                start = cut
+        yield text[start:]
 
-    def _outside_control(self, text: str, start: int, cut: int, special: bool) -> int:
-        """Move a cut back to the front of a control token that it would split."""
-        if special:
-            for match in self._control.finditer(text, start):
-                if match.start() >= cut:
-                    break
-                if start < match.start() and cut < match.end():
-                    return match.start()
-        return cut
+    def _cut(self, text: str, start: int, special: bool) -> int:
+        """Return the best place to cut within MAX_PART characters from `start`."""
+        end = start + MAX_PART
+        best, *others = ([m.end() for m in ends.finditer(text, start, end)] for ends in _WORD_ENDS)
+        tokens = [m.start() for m in self._control.finditer(text, start, end)] if special else []
+        for places in (best, tokens, *others, [end]):
+            for place in reversed(places[-8:]):
+                if place > start and self._control_over(text, place, special) is None:
+                    return place
+        # The cut falls into a control token, and nothing better is near: cut before that.
+        over = self._control_over(text, end, special)
+        return end if over is None or over <= start else over
+
+    def _control_over(self, text: str, place: int, special: bool) -> int | None:
+        """Return the start of the control token that a cut at `place` would split."""
+        if not special:
+            return None
+        begin, end = max(0, place - self._longest_control), place + self._longest_control
+        for match in self._control.finditer(text, begin, end):
+            if match.start() < place < match.end():
+                return match.start()
+        return None

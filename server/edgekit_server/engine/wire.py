@@ -10,6 +10,7 @@ The very first frame on a fresh socket is an `EngineConfig` in the same form, fr
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable, Hashable
@@ -286,7 +287,7 @@ def _frame(value: Message | EngineConfig) -> bytes:
 def _plain(value: object) -> object:
     """Return what msgpack can pack: dataclass -> dict by field name, path -> text."""
     if isinstance(value, Path):
-        return str(value)
+        return os.fsencode(value)  # a path is bytes: it need not be UTF-8
     if is_dataclass(value):
         return {name: getattr(value, name) for name in _field_names(cast(Hashable, type(value)))}
     raise TypeError(f"{type(value).__name__} has no form on the wire")
@@ -295,7 +296,7 @@ def _plain(value: object) -> object:
 def _unpack(body: bytes | memoryview) -> tuple[str, dict[str, Any]]:
     try:
         item = msgpack.unpackb(body, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise WireError(f"not msgpack: {type(error).__name__}: {error}") from error
     match item:
         case [str(name), dict(values)]:
@@ -349,7 +350,7 @@ def _converter(hint: Any, name: str) -> Callable[[Any], Any]:
     if hint is float:
         return lambda value: float(_typed(value, (float, int), name))
     if hint is Path:
-        return lambda value: Path(_typed(value, str, name))
+        return lambda value: Path(os.fsdecode(_typed(value, bytes, name)))
     if is_dataclass(hint) and isinstance(hint, type):
         return lambda value: _build(hint, _typed(value, dict, name))
     return lambda value: _typed(value, hint, name)

@@ -14,11 +14,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from edgekit_server.config import EngineConfig
 from edgekit_server.engine import native, threads, vocabulary, wire
 from edgekit_server.engine.intake import Intake, Outbox
 from edgekit_server.engine.loop import Loop
+from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.engine.tokenizer import STACK_BYTES, Tokenizer
 from edgekit_server.errors import BadModelError, ModelMissingError, ServerError
 
@@ -58,7 +60,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
     n_threads, why_threads = threads.default_threads()
     if config.n_threads is not None:
         n_threads, why_threads = config.n_threads, "as configured"
-    context_options = native.ContextOptions(
+    context_options = ContextOptions(
         n_ctx=config.n_ctx,
         n_seq_max=config.n_seq_max,
         n_batch=config.n_batch,
@@ -68,9 +70,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         type_v=config.type_v,
         flash_attn=config.flash_attn,
     )
-    model_options = native.ModelOptions(
-        config.model_path, config.n_gpu_layers, config.use_extra_bufts
-    )
+    model_options = ModelOptions(config.model_path, config.n_gpu_layers, config.use_extra_bufts)
     log = native.capture_log()
     with native.opened(model_options, context_options, log) as (model, context):
         if model.has_encoder or not model.has_decoder:
@@ -78,6 +78,10 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         tables = vocabulary.read(model)
         hello = _hello(config, model, context, tables)
         hello.reasons["n_threads"] = f"{n_threads}: {why_threads}"
+        if config.flash_attn is None and (said := log.find("Flash Attention")):
+            hello.reasons["flash_attn"] = said
+        if said := log.find("layers to GPU"):
+            hello.reasons["n_gpu_layers"] = said
         max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
         loop = Loop(context, tables, outbox.send, reuse=model.trims_exactly, max_queue=max_queue)
         tokenizer = Tokenizer(model, tables, hello.n_ctx_seq)
@@ -86,8 +90,15 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         thread = threading.Thread(target=intake.run, name="intake", daemon=True)
         outbox.send(hello)
         thread.start()
-        loop.run()
-        thread.join()
+        try:
+            loop.run()
+        finally:
+            # The model must not be freed while the intake thread tokenizes with it.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RD)
+            thread.join()
+        if intake.failure is not None:
+            raise intake.failure
 
 
 def _hello(

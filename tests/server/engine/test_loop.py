@@ -201,14 +201,19 @@ def test_failed_decodes(shared: Driver, monkeypatch: pytest.MonkeyPatch) -> None
     lost = [shared.submit([9], 5), shared.submit([10], 5)]
     shared.run()
     assert [shared.finish(i) for i in lost] == ["error", "error"]
+    seen = shared.submit([9], 5)
+    shared.run()
+    assert shared.finish(seen) == "error"
     fine = shared.submit([9], 5)
     shared.run()
+    assert shared.finish(fine) == "length"
     monkeypatch.setattr(shared.context, "decode", lambda batch: -3)
-    assert shared.finish(fine) in ("error", "length")
+    for _ in range(2):
+        shared.submit([9], 5)
+        shared.loop.step()
+    shared.submit([9], 5)
     with pytest.raises(EngineDiedError):
-        for _ in range(4):
-            shared.submit([9], 5)
-            shared.loop.step()
+        shared.loop.step()
 
 
 def test_no_room_for_one_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +223,18 @@ def test_no_room_for_one_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch
         engine.run()
         assert engine.finish(request) == "error"
         assert "no room" in (engine.outputs[request][-1].error or "")
+
+
+def test_memory_that_cannot_be_cut(tiny_model: Path) -> None:
+    """Recurrent and sliding-window models: nothing is kept, nothing is shared."""
+    with driver(tiny_model, reuse=False) as engine:
+        alone = [engine.alone([*PROMPTS[3], 20 + i], 10) for i in range(3)]
+        for _ in range(2):
+            ids = [engine.submit([*PROMPTS[3], 20 + i], 10) for i in range(3)]
+            engine.run()
+            assert [engine.tokens(i) for i in ids] == alone
+            assert [engine.outputs[i][0].n_cached for i in ids] == [0, 0, 0]
+        assert engine.loop.table.used_cells() == 0
 
 
 def test_random_mixes_leak_nothing(tiny_model: Path) -> None:

@@ -155,7 +155,9 @@ def test_what_cannot_be_sent() -> None:
 
 
 def test_settings_travel() -> None:
-    config = EngineConfig(model_path=Path("/m/ä.gguf"), model_id="x", n_threads=2, flash_attn=True)
+    config = EngineConfig(
+        model_path=Path("/m/ä\udcff.gguf"), model_id="x", n_threads=2, flash_attn=True
+    )
     frame = wire.encode_config(config)
     assert wire.decode_config(frame[wire.HEADER.size :]) == config
     with pytest.raises(WireError):

@@ -1,0 +1,101 @@
+"""`edgekit fit`: what runs where, at which file type and context, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.cli import output
+from edgekit.cli.options import (
+    DEFAULT_USERS,
+    Ctx,
+    DeviceOption,
+    FileTypeOption,
+    Json,
+    Users,
+    device_for,
+    model_and_filetype,
+)
+
+if TYPE_CHECKING:
+    from edgekit.candidate import Candidate
+    from edgekit.facts import Device, ModelCard
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def fit(
+        models: Annotated[list[str], typer.Argument(help="Models, as `name` or `name:FILETYPE`.")],
+        device: DeviceOption = "this",
+        all_devices: Annotated[bool, typer.Option("--all-devices", help="Try every device.")] = False,
+        users: Users = DEFAULT_USERS,
+        ctx: Ctx = None,
+        filetype: FileTypeOption = None,
+        json: Json = False,
+    ) -> None:
+        """Say whether a model fits a device: file type, context, memory and speed, with reasons.
+
+        Example: edgekit fit mistral-3-small --device a10 --users 4
+        """
+        from edgekit.catalogue import find_model, load_devices
+        from edgekit.fit import candidates, fit_record
+
+        devices = (
+            [d for d in load_devices().values() if d.id != "this"]
+            if all_devices
+            else [device_for(device)[0]]
+        )
+        rows: list[Candidate] = []
+        for text in models:
+            name, wanted = model_and_filetype(text, filetype)
+            card = find_model(name)
+            for d in devices:
+                found = candidates(card, d, users=users, n_ctx=ctx, filetype=wanted)
+                rows += found
+                if not json:
+                    show(card, d, found)
+        if json:
+            output.emit(fit_record(rows))
+
+
+def show(card: ModelCard, device: Device, rows: list[Candidate]) -> None:
+    """Print the verdict on one model and device: the choice first, then the others."""
+    from edgekit.units import UNKNOWN, format_gib
+
+    best = rows[0]
+    plan = best.plan
+    output.say("Model", f"{card.id} on {device.name}")
+    if best.verdict == "no":
+        output.say("Verdict", f"does not fit: even {best.filetype.id} {best.reason}")
+    else:
+        users = "1 user" if plan.users == 1 else f"{plan.users} users"
+        text = f"{best.filetype.id} · context {plan.n_ctx:,} shared by {users}"
+        output.say("Choice" if best.verdict == "fits" else "Tight", text)
+        output.say("Why", best.reason)
+    output.say("Licence", card.licence.spdx or card.licence.name)
+    print()
+    body = [
+        (
+            c.filetype.id,
+            c.verdict,
+            format_gib(c.plan.total),
+            format_gib(c.plan.budget),
+            f"{c.largest_ctx:,}" if c.largest_ctx else UNKNOWN,
+            _range(c.speed.decode),
+            f"{c.speed.ttft_ms.value:,.0f} ms" if c.speed.ttft_ms else UNKNOWN,
+        )
+        for c in rows
+    ]
+    heads = ("file type", "verdict", "needs", "budget", "most ctx", "tok/s a user", "TTFT")
+    output.table(heads, body, "llrrrrr")
+    print()
+
+
+def _range(estimate: object) -> str:
+    from edgekit.speed import Estimate
+    from edgekit.units import UNKNOWN
+
+    if not isinstance(estimate, Estimate):
+        return UNKNOWN
+    return f"{estimate.value:.1f} ({estimate.low:.1f}-{estimate.high:.1f})"

@@ -1,0 +1,83 @@
+"""`edgekit quantize`: a checkpoint folder to a GGUF in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import output
+from edgekit.cli.options import Json
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def quantize(
+        source: Annotated[Path, typer.Argument(help="Folder with config.json and safetensors.")],
+        destination: Annotated[
+            Path | None, typer.Argument(help="The GGUF to write. Default: beside the folder.")
+        ] = None,
+        filetype: Annotated[str, typer.Option(help="File type to write.")] = "Q4_K_M",
+        threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+        force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+        json: Json = False,
+    ) -> None:
+        """Convert and quantize a checkpoint in one pass, with no intermediate file.
+
+        Example: edgekit quantize ./Mistral-Small-24B-Instruct-2501 --filetype Q5_K_M
+        """
+        from edgekit.errors import CannotCreateError
+        from edgekit.units import format_bytes
+
+        kind = filetype.upper()
+        target = destination or source.parent / f"{source.resolve().name}-{kind}.gguf"
+        if target.exists() and not force:
+            raise CannotCreateError(
+                f"{target} exists", code="destination_exists", hint="pass --force to replace it"
+            )
+        if dry_run:
+            plan = {"source": str(source), "destination": str(target), "filetype": kind}
+            size = _predicted_bytes(source, kind)
+            if json:
+                output.emit({"schema": "edgekit.quantize-plan/1", **plan, "tensor_bytes": size})
+            else:
+                output.say("Would", f"write {target}, {kind}, {format_bytes(size)} of tensors")
+            return
+        from edgekit_quantize import convert
+
+        lines = output.StepLines(quiet=json)
+        lines.begin("quantize", f"{source.resolve().name} → {kind}")
+        made = convert(source, target, kind, threads=threads, progress=lines.progress)
+        lines.end("quantize", f"{target.name}, {format_bytes(made.file_bytes)}")
+        if json:
+            output.emit(
+                {
+                    "schema": "edgekit.quantize/1",
+                    "path": str(made.path),
+                    "filetype": made.filetype,
+                    "file_bytes": made.file_bytes,
+                    "tensor_bytes": made.tensor_bytes,
+                    "n_tensors": made.n_tensors,
+                    "seconds": made.seconds,
+                    "sha256": made.sha256,
+                    "source_digest": made.source_digest,
+                }
+            )
+
+
+def _predicted_bytes(source: Path, filetype: str) -> int:
+    import json
+
+    from edgekit.errors import MissingInputError
+    from edgekit_quantize.recipe import weights_bytes
+
+    config = source / "config.json"
+    if not config.is_file():
+        raise MissingInputError(
+            f"{config} is not there",
+            code="checkpoint_missing",
+            hint="pass the folder of a Hugging Face checkpoint",
+        )
+    return weights_bytes(json.loads(config.read_text()), filetype)

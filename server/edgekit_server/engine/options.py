@@ -1,0 +1,59 @@
+"""What a model and its context are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit_server.errors import ConfigError
+
+MAX_SEQUENCES = 256
+KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "bf16": 30,
+    "q8_0": 8,
+    "q5_1": 7,
+    "q5_0": 6,
+    "q4_1": 3,
+    "q4_0": 2,
+    "iq4_nl": 20,
+}
+"""Types a KV cell may have, and their numbers in ggml.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    path: Path
+    n_gpu_layers: int = -1
+    use_extra_bufts: bool = True
+    no_alloc: bool = False
+    """Read metadata only and pretend to allocate: for memory figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    n_ctx: int
+    n_seq_max: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: bool | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError for what llama.cpp would answer with an abort."""
+        if not 1 <= self.n_seq_max <= MAX_SEQUENCES:
+            raise ConfigError(f"n_seq_max is {self.n_seq_max}; it must be 1 to {MAX_SEQUENCES}")
+        if not 1 <= self.n_ubatch <= self.n_batch:
+            raise ConfigError(f"n_ubatch {self.n_ubatch} must be 1 to n_batch {self.n_batch}")
+        if self.n_batch < self.n_seq_max:
+            raise ConfigError(f"n_batch {self.n_batch} is below n_seq_max {self.n_seq_max}")
+        if self.n_ctx < self.n_seq_max:
+            raise ConfigError(f"n_ctx {self.n_ctx} is below n_seq_max {self.n_seq_max}")
+        if self.n_threads < 1:
+            raise ConfigError("n_threads must be at least 1")
+        for name in (self.type_k, self.type_v):
+            if name not in KV_TYPES:
+                raise ConfigError(f"KV type {name!r} is none of {', '.join(KV_TYPES)}")
