@@ -1,35 +1,41 @@
 """Run a plan: convert what is missing, prove it, serve it, measure it, keep the receipt.
 
-The server runs as a child process that ends with us (its standard input is a pipe we hold).
 Everything that a person sees goes through `Watcher`; nothing here prints.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgekit import __version__, paths, speed
+from edgekit.converter import convert
 from edgekit.dryload import Measured, dry_load
-from edgekit.errors import BY_EXIT_CODE, EdgekitError, EngineFailedError, MissingInputError
+from edgekit.errors import EdgekitError, EngineFailedError, MissingInputError, from_os
 from edgekit.facts import Device
-from edgekit.machine import Canary
+from edgekit.machine import Canary, Machine
 from edgekit.memory import weights as weights_table
-from edgekit.plan import Plan, as_record, hub_source
-from edgekit.report.record import Ceiling, Estimate, LatencyRecord, Predicted, PredictedRow
+from edgekit.plan import Plan, as_record, ceiling, hub_source
+from edgekit.report.record import Estimate, LatencyRecord, Predicted, PredictedRow
+from edgekit.serving import Server
 from edgekit.store import Entry, Store, write_durably
+from edgekit.units import MIB, format_bytes
 
-READY_TIMEOUT_S = 600.0
-PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128
-LEVEL_LIMIT_S = 20.0
+LEVELS: Final = (1, 2, 4, 8)
+PROMPT_TOKENS: Final = 512
+OUTPUT_TOKENS: Final = 128
+REQUESTS: Final = 20
+"""Of each level at least; fewer leave p95 unknown."""
+
+LEVEL_LIMIT_S: Final = 90.0
+"""Twenty answers of one user at 30 tok/s take 85 s; a slower device gets fewer and a note."""
+
+FRONT_BYTES: Final = 48 * MIB
+"""Resident memory of the HTTP front beside the engine: 54 MB measured on x86-64 Linux."""
 
 
 class Watcher(Protocol):
@@ -62,19 +68,15 @@ def obtain(plan: Plan, store: Store, watch: Watcher) -> Path:
     """
     filetype = plan.choice.filetype
     if plan.entry is not None:
+        watch.begin("quantize", "store hit")
         watch.end("quantize", next(s.summary for s in plan.steps if s.kind == "quantize"))
         return store.path(plan.entry)
     if plan.weights is None:
-        hub = hub_source(plan.card)
-        where = f"{hub.location} on the hub" if hub else "nowhere that edgekit knows"
-        raise MissingInputError(
-            f"the weights of {plan.card.id} are not on this machine; they are at {where}",
-            code="weights_missing",
-            hint="copy the checkpoint here and pass --source DIR; this version does not download",
-        )
-    from edgekit_quantize import convert
-
+        raise weights_missing(plan)
     with store.writing(plan.card.id, filetype) as partial:
+        # Whoever held the lock until now may have made this very file.
+        if (entry := store.find(plan.card.id, filetype, plan.source)) is not None:
+            return store.path(entry)
         watch.begin("quantize", f"{plan.weights.name} → {filetype}")
         made = convert(plan.weights, partial, filetype, progress=watch.progress)
         entry = Entry(
@@ -87,8 +89,19 @@ def obtain(plan: Plan, store: Store, watch: Watcher) -> Path:
             made_by=f"edgekit {__version__}",
         )
         path = store.add(partial, entry)
-    watch.end("quantize", f"{filetype}, {made.file_bytes:,} bytes in {made.seconds:.1f} s")
+    watch.end("quantize", f"{plan.weights.name} → {filetype}, {format_bytes(made.file_bytes)}")
     return path
+
+
+def weights_missing(plan: Plan) -> MissingInputError:
+    """Say where the weights are, since they are not here."""
+    hub = hub_source(plan.card)
+    where = f"{hub.location} on the hub" if hub else "nowhere that edgekit knows"
+    return MissingInputError(
+        f"the weights of {plan.card.id} are not on this machine; they are at {where}",
+        code="weights_missing",
+        hint="copy the checkpoint here and pass --source DIR; this version does not download",
+    )
 
 
 def verify(plan: Plan, file: Path, watch: Watcher) -> Proof:
@@ -122,107 +135,82 @@ def verify(plan: Plan, file: Path, watch: Watcher) -> Proof:
     return Proof(canary, measured, note)
 
 
-class Server:
-    """The server process of a deployment: `edgekit serve` with this plan's settings."""
+def informed(plan: Plan, machine: Machine | None, proof: Proof) -> Plan:
+    """Return the plan for the device as the canary found it: a build without AMX is slower."""
+    from edgekit.this_machine import device_from_machine
 
-    def __init__(self, plan: Plan, file: Path, proof: Proof, *, api_keys: Sequence[str]) -> None:
-        self.url = f"http://{plan.host if plan.host != '0.0.0.0' else '127.0.0.1'}:{plan.port}"  # noqa: S104
-        self.log = paths.data_dir() / "logs" / f"{plan.card.id}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "edgekit", "serve", str(file)]
-        command += ["--model-id", plan.card.id, "--host", plan.host, "--port", str(plan.port)]
-        command += ["--ctx", str(plan.choice.n_ctx), "--users", str(plan.choice.users)]
-        command += ["--gpu-layers", str(plan.choice.n_gpu_layers), "--until-stdin-closes"]
-        if not proof.use_extra_bufts:
-            command.append("--no-extra-bufts")
-        # Keys travel in the environment: a command line can be read by every user.
-        env = os.environ | ({"EDGEKIT_SERVE_API_KEY": " ".join(api_keys)} if api_keys else {})
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+    if machine is None or machine.accelerators:
+        return plan
+    engine = replace(machine.engine, canary=proof.canary)
+    return replace(plan, device=device_from_machine(replace(machine, engine=engine)))
 
-    def wait_ready(self) -> None:
-        """Return when the model answers.
 
-        Raises the EdgekitError that the server ended with, or EngineFailedError on a time-out.
-        """
-        import httpx
-
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise self._failure()
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2.0).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        self.stop()
-        raise EngineFailedError(
-            f"the server was not ready after {READY_TIMEOUT_S:.0f} s",
-            code="not_ready",
-            hint=f"read {self.log}",
-        )
-
-    def first_token(self, model: str, api_key: str | None) -> None:
-        """Ask for one token, so that "ready" is a fact."""
-        import httpx
-
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        body = {"model": model, "prompt": "def ", "max_tokens": 1}
-        answer = httpx.post(f"{self.url}/v1/completions", json=body, headers=headers, timeout=600)
-        if answer.status_code != 200:
-            raise EngineFailedError(
-                f"the endpoint answered {answer.status_code} to its first request: {answer.text}",
-                code="first_token_failed",
-                hint=f"read {self.log}",
-            )
-
-    def _failure(self) -> EdgekitError:
-        last = self.log.read_text(errors="replace").strip().splitlines()[-2:]
-        kind = BY_EXIT_CODE.get(self.process.returncode, EngineFailedError)
-        message = last[0].removeprefix("error: ") if last else "no message"
-        hint = last[1].removeprefix("hint: ") if len(last) > 1 else f"read {self.log}"
-        return kind(f"the server did not start: {message}", code="server_failed", hint=hint)
-
-    def stop(self) -> None:
-        """End the server and wait for it."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+def ready_record(plan: Plan, server: Server, ready_s: float) -> dict[str, object]:
+    """Return what `deploy --json --no-measure` prints, `edgekit.deploy/1`."""
+    return {
+        "schema": "edgekit.deploy/1",
+        "url": f"{server.url}/v1",
+        "model": plan.card.id,
+        "filetype": plan.choice.filetype,
+        "n_ctx": plan.choice.n_ctx,
+        "store_hit": plan.entry is not None,
+        "ready_s": round(ready_s, 3),
+        "pid": server.process.pid,
+        "log": str(server.log),
+        "plan_digest": plan.digest,
+    }
 
 
 def measure(
-    plan: Plan, server: Server, watch: Watcher, *, users: Sequence[int], api_key: str | None
+    plan: Plan,
+    server: Server,
+    watch: Watcher,
+    *,
+    users: Sequence[int] = LEVELS,
+    requests: int = REQUESTS,
+    api_keys: Sequence[str] = (),
 ) -> LatencyRecord:
-    """Load the endpoint and put what was predicted beside what was measured."""
+    """Load the endpoint and put what was predicted beside what was measured.
+
+    Raises what `latency.measure` raises.
+    """
     from edgekit import latency
 
     watch.begin("measure", "latency")
-    room = plan.choice.n_ctx // max(users)
+    # No more requests than sequences are in the context at the same time.
+    room = plan.choice.n_ctx // min(max(users), plan.choice.users)
     record = latency.measure(
         server.url,
         plan.card.id,
         users=users,
         prompt_tokens=min(PROMPT_TOKENS, max(16, room // 2)),
         output_tokens=min(OUTPUT_TOKENS, max(8, room // 4)),
-        requests_per_user=3,
+        requests_per_user=1,
+        min_requests=requests,
         level_limit_s=LEVEL_LIMIT_S,
-        api_key=api_key,
+        api_key=api_keys[0] if api_keys else None,
         ceiling=ceiling(plan),
         pids=[server.process.pid],
         progress=lambda p: watch.progress(p.done, p.total),
     )
     watch.end("measure", f"{sum(r.requests for r in record.rows)} requests, {record.errors} failed")
+    return with_plan(record, plan, users)
+
+
+def head(plan: Plan) -> LatencyRecord:
+    """Return the report without rows: what the plan says about the deployment that runs."""
+    record = LatencyRecord(
+        model=plan.card.id,
+        rows=(),
+        prompt_tokens_asked=PROMPT_TOKENS,
+        output_tokens_asked=OUTPUT_TOKENS,
+        ceiling=ceiling(plan),
+    )
+    return with_plan(record, plan, LEVELS)
+
+
+def with_plan(record: LatencyRecord, plan: Plan, users: Sequence[int]) -> LatencyRecord:
+    """Add to a measured record what only the plan knows."""
     return replace(
         record,
         device=plan.device.name,
@@ -231,15 +219,6 @@ def measure(
         predicted=predicted(plan, users),
         plan_digest=plan.digest,
     )
-
-
-def ceiling(plan: Plan) -> Ceiling | None:
-    """Return decode speed if reading weights were all: bandwidth / bytes per step."""
-    from edgekit.report import ceiling as compute
-
-    table = weights_table(plan.card, plan.choice.filetype)
-    basis = "measured bandwidth" if plan.device.bandwidth_measured else "nominal bandwidth"
-    return compute(plan.device.bandwidth_gb_s, table.read_per_token, basis)
 
 
 def predicted(plan: Plan, users: Sequence[int]) -> Predicted:
@@ -251,7 +230,7 @@ def predicted(plan: Plan, users: Sequence[int]) -> Predicted:
         # More users than sequences wait in the queue: the speed of all stays, TTFT is open.
         live = min(n, plan.choice.users)
         at = replace(plan.choice.plan, users=live)
-        pace = speed.predict(chosen.card, chosen.device, table, at, chosen.filetype)
+        pace = speed.predict(chosen.card, plan.device, table, at, chosen.filetype)
         each = _estimate(pace.decode)
         together = each and Estimate(
             each.value * live, _times(each.low, live), _times(each.high, live), each.basis
@@ -259,7 +238,8 @@ def predicted(plan: Plan, users: Sequence[int]) -> Predicted:
         ttft = _estimate(pace.ttft_ms) if live == n else None
         rows.append(PredictedRow(n, together, _estimate(pace.prefill), ttft))
     own = plan.device.memory_kind != "dedicated"
-    return Predicted(plan.choice.plan.total if own else None, tuple(rows))
+    # On an accelerator of its own the plan's bytes and the host's resident bytes are not one thing.
+    return Predicted(plan.choice.plan.total + FRONT_BYTES if own else None, tuple(rows))
 
 
 def _times(value: float | None, n: int) -> float | None:
@@ -283,7 +263,10 @@ def keep(plan: Plan, proof: Proof, record: LatencyRecord, *, ready_s: float) -> 
     from edgekit.report import render_html, to_json
 
     folder = paths.reports_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os(error) from error
     stem = f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}-{plan.card.id}"
     receipt = {
         "schema": "edgekit.receipt/1",

@@ -62,7 +62,8 @@ def choose(found: Toolchain) -> Build:
         elif found.gcc is not None:
             env |= {"CFLAGS": NO_AMX, "CXXFLAGS": NO_AMX}
             reasons.append(
-                "gcc without AMX: gcc's AMX kernels crash; install clang for two to three times the speed"
+                "gcc without AMX, because gcc's AMX kernels crash; with clang installed the engine "
+                "would be two to three times as fast"
             )
     elif found.gcc is None and clang is not None:
         env |= {"CC": clang, "CXX": clang.replace("clang", "clang++")}
@@ -118,7 +119,8 @@ def pinned_version() -> str:
 def wheel_folder(version: str, found: Toolchain, build: Build) -> Path:
     """Return where the wheel of this very build is kept."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    text = repr((version, sys.version_info[:2], platform.machine(), sorted(found.cpu_flags), build.env))
+    cpu = (platform.machine(), sorted(found.cpu_flags))
+    text = repr((version, sys.version_info[:2], cpu, build.env))
     return cache / "edgekit" / "wheels" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -129,7 +131,8 @@ def build_wheel(version: str, folder: Path, build: Build) -> None:
     env = os.environ | dict(build.env)
     env.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir"]
-    command += ["--no-binary", REQUIREMENT, f"{REQUIREMENT}=={version}", "--wheel-dir", str(partial)]
+    command += ["--no-binary", REQUIREMENT, "--wheel-dir", str(partial)]
+    command.append(f"{REQUIREMENT}=={version}")
     subprocess.run(command, env=env, check=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,7 @@ def build_wheel(version: str, folder: Path, build: Build) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="build and install llama-cpp-python for this machine")
+    parser = argparse.ArgumentParser(description="build llama-cpp-python for this machine")
     parser.add_argument("--python", default=sys.executable, help="interpreter to install into")
     parser.add_argument("--rebuild", action="store_true", help="compile even if a wheel is kept")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ scripts; `hint` is one sentence that names the fix.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -83,11 +84,19 @@ BY_EXIT_CODE: dict[int, type[EdgekitError]] = {
 
 
 def from_foreign(error: Exception) -> EdgekitError:
-    """Map an error of `edgekit_quantize` or `edgekit_server` onto this tree.
+    """Map an error of `edgekit_quantize`, `edgekit_server` or the system onto this tree.
 
     Both packages carry `exit_code`, `code` and `hint` on their own roots and know nothing of
     edgekit; an error without them is returned as an `EngineFailedError` with code `internal`.
     """
+    if isinstance(error, OSError) and error.errno is not None:
+        return from_os(error)
+    if isinstance(error, ModuleNotFoundError):
+        return EngineFailedError(
+            f"the Python package {error.name} is not installed",
+            code="not_installed",
+            hint="pip install 'edgekit[all]'",
+        )
     kind = BY_EXIT_CODE.get(getattr(error, "exit_code", -1))
     if kind is None:
         return EngineFailedError(
@@ -95,4 +104,19 @@ def from_foreign(error: Exception) -> EdgekitError:
             code="internal",
             hint="run the command again with --debug and report what it prints",
         )
-    return kind(str(error), code=getattr(error, "code", "internal"), hint=getattr(error, "hint", None))
+    code, hint = getattr(error, "code", "internal"), getattr(error, "hint", None)
+    return kind(str(error), code=code, hint=hint)
+
+
+def from_os(error: OSError) -> EdgekitError:
+    """Map what the system said about a file: no room or no access, not there, or broken."""
+    kind: type[EdgekitError] = IoFailedError
+    code, hint = "io_error", "check the disk, then run the same command again"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        kind, code, hint = CannotCreateError, "disk_full", "free some space, or choose another disk"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        kind, code, hint = CannotCreateError, "not_writable", "choose a place that you can write to"
+    elif error.errno == errno.ENOENT:
+        kind, code, hint = MissingInputError, "file_missing", "check the path"
+    where = f"{error.filename}: " if error.filename else ""
+    return kind(f"{where}{error.strerror or error}", code=code, hint=hint)

@@ -15,7 +15,8 @@ APP = "edgekit"
 
 
 def _folder(variable: str, system: str, user: str) -> Path:
-    if variable in os.environ:
+    # An empty variable is an unset one, as everywhere in the XDG rules.
+    if os.environ.get(variable):
         return Path(os.environ[variable]).expanduser()
     if os.name == "posix" and os.geteuid() == 0 and os.uname().sysname == "Linux":
         return Path(system)
@@ -39,8 +40,14 @@ def cache_dir() -> Path:
 
 def store_dir() -> Path:
     """The model store (EDGEKIT_STORE)."""
-    return Path(os.environ.get("EDGEKIT_STORE", data_dir() / "store")).expanduser()
+    return Path(os.environ.get("EDGEKIT_STORE") or data_dir() / "store").expanduser()
+
+
+def running_dir() -> Path:
+    """One file for each deployment that runs."""
+    return data_dir() / "running"
 
 
 def reports_dir() -> Path:
+    """Reports and receipts of deployments."""
     return data_dir() / "reports"

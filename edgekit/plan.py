@@ -10,12 +10,15 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from edgekit.errors import MissingInputError
+from edgekit.catalogue import load_filetypes
 from edgekit.facts import Device, ModelCard, Source
 from edgekit.fit import Choice, Lost
 from edgekit.store import Entry, Store, fingerprint
+
+if TYPE_CHECKING:
+    from edgekit.report.record import Ceiling
 
 Kind = Literal["fetch", "quantize", "verify", "serve", "measure", "receipt"]
 
@@ -46,9 +49,13 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Names this plan in reports and receipts: same inputs, same digest."""
-        text = json.dumps(as_record(self, digest=False), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Names what is deployed in reports and receipts: the same on the first and second run."""
+        choice = self.choice
+        parts = (
+            (self.card.id, self.source, self.device.id, self.device.name),
+            (choice.filetype, choice.n_ctx, choice.users, choice.n_gpu_layers),
+        )
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def make_plan(
@@ -63,16 +70,12 @@ def make_plan(
 ) -> Plan:
     """Plan a deployment from `folder`, or from the model's own source when none is given.
 
+    Without a folder, a file that the store made of one earlier is taken.
+
     Raises:
-        MissingInputError: `folder` is not a folder.
+        MissingInputError: `folder` cannot be read.
         BadDataError: the store's entry for this model is damaged.
     """
-    if folder is not None and not folder.is_dir():
-        raise MissingInputError(
-            f"{folder} is not a folder",
-            code="source_missing",
-            hint="pass the folder that holds config.json and the safetensors files",
-        )
     weights = folder or _builtin(card)
     source = fingerprint(weights) if weights else None
     entry = store.find(card.id, choice.filetype, source)
@@ -81,7 +84,7 @@ def make_plan(
         _quantize_step(choice, entry),
         Step("verify", "the engine decodes a few tokens from this file in a child of its own"),
         Step("serve", f"http://{host}:{port}/v1"),
-        Step("measure", "latency for 1, 2, 4 and 8 users"),
+        Step("measure", "latency for 1, 2, 4 and 8 users; --no-measure leaves it out"),
         Step("receipt", "predicted beside measured, kept with the report"),
     )
     return Plan(card, device, choice, host, port, weights, source, entry, steps)
@@ -92,10 +95,36 @@ def hub_source(card: ModelCard) -> Source | None:
     return next((s for s in card.sources if s.kind == "hub"), None)
 
 
-def as_record(plan: Plan, *, digest: bool = True) -> dict[str, object]:
+def ceiling(plan: Plan) -> Ceiling | None:
+    """Return decode speed if reading weights were all: bandwidth / bytes per step."""
+    from edgekit.memory import weights
+    from edgekit.report.statistics import ceiling as compute
+
+    bytes_per_step = weights(plan.card, plan.choice.filetype).read_per_token
+    basis = "measured bandwidth" if plan.device.bandwidth_measured else "nominal bandwidth"
+    return compute(plan.device.bandwidth_gb_s, bytes_per_step, basis)
+
+
+def others(choice: Choice) -> list[Lost]:
+    """Return what a person would ask about: the next better file type, and a smaller one.
+
+    The better one is left out when the reason of the choice speaks of it already; the smaller is
+    the first that loses twice as much, since less of a step is hardly a choice.
+    """
+    known = load_filetypes()
+    own = known[choice.filetype].loss
+    lost = [x for x in (*choice.rejected, *choice.runners_up) if known[x.filetype].automatic]
+    lost.sort(key=lambda x: known[x.filetype].loss)
+    better = [x for x in lost if known[x.filetype].loss < own][-1:]
+    smaller = [x for x in lost if known[x.filetype].loss > own and x.verdict == "fits"]
+    clear = [x for x in smaller if known[x.filetype].loss >= 2 * own]
+    return [*(x for x in better if x.why not in choice.reason), *(clear or smaller)[:1]]
+
+
+def as_record(plan: Plan) -> dict[str, object]:
     """Return the object that `deploy --dry-run --json` prints, `edgekit.plan/1`."""
     choice = plan.choice
-    record: dict[str, object] = {
+    return {
         "schema": "edgekit.plan/1",
         "plan": {
             "model": plan.card.id,
@@ -112,15 +141,30 @@ def as_record(plan: Plan, *, digest: bool = True) -> dict[str, object]:
                 "n_gpu_layers": choice.n_gpu_layers,
                 "total_bytes": choice.plan.total,
                 "budget_bytes": choice.plan.budget,
+                "file_bytes": choice.candidate.file_bytes,
+                "ceiling_tok_s": choice.candidate.speed.ceiling_tok_s,
             },
             "reason": choice.reason,
             "runners_up": [_lost(x) for x in choice.runners_up],
             "rejected": [_lost(x) for x in choice.rejected],
+            "fetch": _fetched(plan),
+            "licence": plan.card.licence.spdx or plan.card.licence.name,
         },
+        "digest": plan.digest,
     }
-    if digest:
-        record["digest"] = plan.digest
-    return record
+
+
+def _fetched(plan: Plan) -> dict[str, object] | None:
+    """What would be fetched from a hub; None when nothing is."""
+    hub = hub_source(plan.card)
+    if plan.entry is not None or plan.weights is not None or hub is None:
+        return None
+    return {
+        "repository": hub.location,
+        "revision": hub.revision,
+        "files": list(hub.allow),
+        "bytes": hub.bytes,
+    }
 
 
 def _lost(other: Lost) -> dict[str, object]:
@@ -146,14 +190,13 @@ def _fetch_step(card: ModelCard, weights: Path | None, entry: Entry | None) -> S
     if entry is not None:
         return Step("fetch", "not needed: the store holds the converted file", done=True)
     if weights is not None:
-        size = sum(f.stat().st_size for f in weights.glob("*.safetensors"))
-        return Step("fetch", f"{weights}, used where it lies", size, done=True)
+        size = sum(f.stat().st_size for f in weights.glob("*.safetensors") if f.is_file())
+        return Step("fetch", f"used where it lies: {weights}", size, done=True)
     hub = hub_source(card)
     if hub is None:
         return Step("fetch", "no source is known for this model; pass --source DIR")
     revision = f"@{hub.revision[:7]}" if hub.revision else ""
-    files = f" ({', '.join(hub.allow)})" if hub.allow else ""
-    return Step("fetch", f"{hub.location}{revision}{files}", hub.bytes)
+    return Step("fetch", f"{hub.location}{revision} from the hub", hub.bytes)
 
 
 def _quantize_step(choice: Choice, entry: Entry | None) -> Step:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +24,15 @@ def folder() -> Path:
 @contextmanager
 def canary_model(store: Store) -> Iterator[Path | None]:
     """Give pocket as a GGUF: the store's, or one made for the moment; None if it cannot be made."""
-    entry = store.find("pocket", FILETYPE, fingerprint(folder()))
+    try:
+        entry = store.find("pocket", FILETYPE, fingerprint(folder()))
+    except EdgekitError:
+        entry = None  # a damaged store is another command's business
     if entry is not None:
         yield store.path(entry)
         return
-    if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("numpy") is None:
-        yield None
-        return
-    from edgekit_quantize import convert
+    # In a child, since the quantizing kernels of a bad build would end this process.
+    from edgekit.converter import convert
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as place:
         made: Path | None = Path(place) / "pocket.gguf"

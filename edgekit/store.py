@@ -11,19 +11,28 @@ index entry appears under its name whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import filelock
 
-from edgekit.errors import BadDataError, BusyError, CannotCreateError
+from edgekit.errors import (
+    BadDataError,
+    BusyError,
+    CannotCreateError,
+    MissingInputError,
+    from_os,
+)
 
 SCHEMA = "edgekit.store-entry/1"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +55,40 @@ class Store:
         self.root = root
 
     def path(self, entry: Entry) -> Path:
+        """Return where the entry's file lies."""
         return self.root / "blobs" / f"{entry.sha256}.gguf"
 
     def find(self, model: str, filetype: str, source: str | None = None) -> Entry | None:
         """Return the entry whose file is there with the right size, made from `source` if given.
 
-        Raises BadDataError when the index entry cannot be read.
+        The content is not read again: its digest was taken while it was written.
+
+        Raises BadDataError when the index entry cannot be read or is not ours.
         """
         index = self._index(model, filetype)
         try:
-            text = index.read_text()
+            entry = read_entry(index.read_bytes())
         except FileNotFoundError:
             return None
-        try:
-            fields = json.loads(text)
-            fields.pop("schema")
-            entry = Entry(**fields)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise BadDataError(
                 f"the store's entry {index} is damaged: {error}",
                 code="store_entry_damaged",
                 hint=f"delete {index}; the next deploy makes it again",
             ) from error
-        if source is not None and entry.source != source:
+        if (entry.model, entry.filetype) != (model, filetype) or source not in (None, entry.source):
             return None
         try:
             size = self.path(entry).stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return None
         return entry if size == entry.file_bytes else None
 
     @contextmanager
     def writing(self, model: str, filetype: str) -> Iterator[Path]:
         """Hold the lock of (model, filetype) and give a path in `partial/` to write to.
+
+        What is at that path when the block ends, however it ends, is removed: `add` moves it away.
 
         Raises:
             BusyError: another process is making the same file.
@@ -106,15 +116,24 @@ class Store:
         try:
             yield partial
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             lock.release()
 
     def add(self, partial: Path, entry: Entry) -> Path:
-        """Move a finished file under its digest, then point the index at it; return its path."""
-        blob = self.path(entry)
-        os.replace(partial, blob)
-        index = self._index(entry.model, entry.filetype)
-        index.parent.mkdir(parents=True, exist_ok=True)
+        """Move a finished file under its digest, then point the index at it; return its path.
+
+        A blob that no entry names any more stays: a running server may need it again.
+
+        Raises CannotCreateError or IoFailedError when the disk will not have it.
+        """
+        blob, index = self.path(entry), self._index(entry.model, entry.filetype)
+        try:
+            os.replace(partial, blob)
+            _sync_folder(blob.parent)
+            index.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os(error) from error
         text = json.dumps({"schema": SCHEMA, **asdict(entry)}, indent=2) + "\n"
         write_durably(index, text.encode())
         return blob
@@ -123,14 +142,40 @@ class Store:
         return self.root / "index" / model / f"{filetype}.json"
 
 
+def read_entry(data: bytes) -> Entry:
+    """Parse an index entry. Raises ValueError for anything but a whole entry of this schema."""
+    try:
+        record = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+        raise ValueError(f"not an {SCHEMA} record")
+    kinds = {f.name: int if f.name.endswith("_bytes") else str for f in fields(Entry)}
+    if record.keys() != kinds.keys() or any(type(record[n]) is not k for n, k in kinds.items()):
+        raise ValueError("fields are missing, unknown or of the wrong type")
+    # The digest becomes a file name: nothing else may stand there.
+    if not _SHA256.fullmatch(record["sha256"]):
+        raise ValueError("sha256 is not a digest")
+    return Entry(**record)
+
+
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a small file so that after a crash it is there whole or as it was before."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write a small file so that after a crash it is there whole or as it was before.
+
+    Raises CannotCreateError, MissingInputError (no such folder) or IoFailedError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise from_os(error) from error
 
 
 def fingerprint(folder: Path) -> str:
@@ -138,10 +183,31 @@ def fingerprint(folder: Path) -> str:
 
     Cheap (no content is read), and enough to notice that a folder changed since it was converted;
     the converter records the digests of the contents.
+
+    Raises MissingInputError when the folder cannot be read.
     """
     lines = []
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            stat = file.stat()
-            lines.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join([str(folder.resolve()), *lines]).encode()).hexdigest()
+    try:
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                stat = file.stat()
+                lines.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
+    except OSError as error:
+        raise MissingInputError(
+            f"cannot read the folder {folder}: {error.strerror}",
+            code="source_missing",
+            hint="pass a folder that you can read",
+        ) from error
+    text = "\n".join([str(folder.resolve()), *lines])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a rename on the disk. Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

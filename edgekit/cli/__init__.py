@@ -7,23 +7,28 @@ imported inside it, so that `edgekit --help` stays quick.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import tomllib
-from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import typer
+from typer.core import TyperGroup
 
 from edgekit import __version__
 from edgekit.cli import bench, deploy, doctor, fit, models, probe, quantize, serve
 from edgekit.cli.output import fail
-from edgekit.errors import ConfigError, EdgekitError, UsageError, from_foreign
+from edgekit.errors import EdgekitError, UsageError, from_foreign
 
 HELP = """Deploy open-weight language models on your own hardware, with or without a network.
 
     edgekit deploy pocket             prove this installation, end to end
     edgekit fit mistral-3-small       what fits this machine, and why
 """
+MODULES = (deploy, fit, probe, models, quantize, serve, bench, doctor)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same way out as Ctrl-C, so that children and partial files are put away."""
 
 
 def build() -> typer.Typer:
@@ -42,64 +47,59 @@ def build() -> typer.Typer:
 
     @app.callback()
     def edgekit(
-        version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version.", is_eager=True, allow_from_autoenv=False
+        ),
+        debug: bool = typer.Option(False, "--debug", help="Show tracebacks. Works anywhere."),
     ) -> None:
+        del debug  # `run` takes it out wherever it stands
         if version:
             print(f"edgekit {__version__}")
             raise typer.Exit
 
-    for module in (deploy, fit, probe, models, quantize, serve, bench, doctor):
+    for module in MODULES:
         module.register(app)
     return app
 
 
-def settings() -> dict[str, Any]:
-    """Return the defaults of config.toml, the user's over the system's: one table per command.
-
-    Raises ConfigError when a file cannot be read as TOML.
-    """
-    from edgekit import paths
-
-    found: dict[str, Any] = {}
-    for folder in dict.fromkeys((Path("/etc/edgekit"), paths.config_dir())):
-        file = folder / "config.toml"
-        try:
-            tables = tomllib.loads(file.read_text())
-        except FileNotFoundError:
-            continue
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                f"{file}: {error}", code="bad_config_file", hint="mend the file or move it away"
-            ) from error
-        for command, table in tables.items():
-            if not isinstance(table, dict):
-                raise ConfigError(
-                    f"{file}: {command} must be a table such as [deploy]",
-                    code="bad_config_file",
-                    hint="put options under the name of their command",
-                )
-            options = {key.replace("-", "_"): value for key, value in table.items()}
-            found.setdefault(command, {}).update(options)
-    return found
+def command_line() -> TyperGroup:
+    """Return the parser, with what all commands share said once and not at each option."""
+    group = typer.main.get_command(build())
+    assert isinstance(group, TyperGroup)
+    for option in group.params:
+        option.show_envvar = False  # type: ignore[attr-defined]
+        # Typer's own two would answer to EDGEKIT_SHOW_COMPLETION in every command.
+        option.allow_from_autoenv = False  # type: ignore[attr-defined]
+    for name, command in group.commands.items():
+        for option in command.params:
+            option.show_envvar = False  # type: ignore[attr-defined]
+        command.epilog = (
+            f"Each option has a twin in the environment, such as EDGEKIT_{name.upper()}_JSON, and "
+            f"in the table [{name}] of config.toml."
+        )
+    return group
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every failure becomes a sentence and a hint."""
-    as_json = "--json" in arguments
-    debug = "--debug" in arguments or "EDGEKIT_DEBUG" in os.environ
+    from edgekit.cli.settings import read_settings
+
+    debug = "--debug" in arguments or os.environ.get("EDGEKIT_DEBUG", "") not in ("", "0")
     arguments = [a for a in arguments if a != "--debug"]
-    command = typer.main.get_command(build())
+    as_json = wants_json(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
+        command = command_line()
         code = command.main(
-            arguments, prog_name="edgekit", standalone_mode=False, default_map=settings()
+            arguments,
+            prog_name="edgekit",
+            standalone_mode=False,
+            default_map=read_settings(command),
         )
-    except EdgekitError as error:
-        if debug:
-            raise
-        return fail(error, as_json=as_json)
-    except KeyboardInterrupt:
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
         sys.stderr.write("stopped; run the same command to go on\n")
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output went away; that is not a failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,16 +107,31 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return fail(_usage(error), as_json=as_json)
         if type(error).__name__ == "Abort":
             return 130
-        return fail(from_foreign(error), as_json=as_json)
+        return fail(_ours(error), as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: Exception) -> UsageError:
-    """Turn the parser's complaint into one of ours."""
-    where = getattr(getattr(error, "ctx", None), "command_path", "edgekit")
-    message: str = error.format_message()  # type: ignore[attr-defined]
-    return UsageError(message, code="usage", hint=f"{where} --help")
+def wants_json(arguments: list[str]) -> bool:
+    """Say whether a failure is to be printed as JSON, also when the options cannot be parsed."""
+    if "--json" in arguments:
+        return True
+    command = next((a for a in arguments if not a.startswith("-")), "")
+    twin = os.environ.get(f"EDGEKIT_{command.upper()}_JSON", "")
+    return twin.lower() in ("1", "true", "t", "yes", "y", "on")
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _ours(error: Exception) -> EdgekitError:
+    if isinstance(error, EdgekitError):
+        return error
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        # The parser's complaint.
+        where = getattr(getattr(error, "ctx", None), "command_path", "edgekit")
+        message = str(error.format_message()).replace("\n", " ").strip().rstrip(".")
+        return UsageError(message, code="usage", hint=f"{where} --help shows what there is")
+    return from_foreign(error)

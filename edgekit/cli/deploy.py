@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli import output
+from edgekit.cli.bench import Levels, levels
 from edgekit.cli.options import (
     DEFAULT_USERS,
     Ctx,
     DeviceOption,
     FileTypeOption,
+    Host,
     Json,
+    Offload,
+    Port,
     Users,
     device_for,
+    keys_option,
     model_and_filetype,
 )
-from edgekit.cli.serve import Host, Keys, Port
 
 if TYPE_CHECKING:
     from edgekit.machine import Machine
-    from edgekit.plan import Plan
+    from edgekit.plan import Plan, Step
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Deploy a model on this machine and measure it.")
     def deploy(
         model: Annotated[str, typer.Argument(help="Model, as `name` or `name:FILETYPE`.")],
         source: Annotated[
@@ -36,21 +40,36 @@ def register(app: typer.Typer) -> None:
         filetype: FileTypeOption = None,
         users: Users = DEFAULT_USERS,
         ctx: Ctx = None,
+        offload: Offload = None,
         host: Host = "127.0.0.1",
         port: Port = 8484,
-        api_key: Keys = None,
+        api_key: Annotated[list[str] | None, keys_option("DEPLOY")] = None,
         device: DeviceOption = "this",
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print the plan and stop.")
+        ] = False,
         measure: Annotated[bool, typer.Option(help="Measure latency once it runs.")] = True,
+        load: Levels = "1,2,4,8",
+        requests: Annotated[
+            int, typer.Option(min=1, help="Requests at each load level; p95 needs 20.")
+        ] = 20,
         stay: Annotated[bool, typer.Option(help="Serve until Ctrl-C after measuring.")] = True,
         json: Json = False,
     ) -> None:
-        """Deploy a model on this machine: choose, convert, verify, serve, measure.
+        """Choose a file type, convert, verify, serve and measure a model on this machine.
 
         Example: edgekit deploy pocket
         """
+        from edgekit.preflight import check_endpoint
+
         started = time.monotonic()
-        plan, machine = make(model, source, filetype, users, ctx, host, port, device, dry_run)
+        load_levels = levels(load)
+        keys = list(api_key or ())
+        if not dry_run:
+            check_endpoint(host, port, keys)
+        plan, machine = make(
+            model, source, filetype, users, ctx, offload, host, port, device, dry_run
+        )
         if dry_run and json:
             from edgekit.plan import as_record
 
@@ -59,8 +78,18 @@ def register(app: typer.Typer) -> None:
         if not json:
             describe(plan, machine)
         if dry_run:
+            show_steps(plan.steps)
             return
-        run(plan, list(api_key or ()), started, measuring=measure, stay=stay, json=json)
+        run(
+            plan,
+            machine,
+            keys,
+            started,
+            load=load_levels if measure else [],
+            requests=requests,
+            stay=stay,
+            json=json,
+        )
 
 
 def make(
@@ -69,37 +98,43 @@ def make(
     filetype: str | None,
     users: int,
     ctx: int | None,
+    offload: int | None,
     host: str,
     port: int,
     device: str,
     dry_run: bool,
 ) -> tuple[Plan, Machine | None]:
     """Choose and plan. Raises UsageError when a foreign device is to be deployed to."""
-    from edgekit import paths
-    from edgekit.catalogue import find_model
+    from edgekit import deploy, paths
+    from edgekit.catalogue import find_device
     from edgekit.errors import UsageError
     from edgekit.fit import choose
     from edgekit.plan import make_plan
+    from edgekit.source import card_for
     from edgekit.store import Store
 
     name, wanted = model_and_filetype(model, filetype)
-    card = find_model(name)
-    target, machine = device_for(device)
-    if machine is None and not dry_run:
+    card = card_for(name, source)
+    if not dry_run and find_device(device).id != "this":
         raise UsageError(
-            f"cannot deploy to {target.name} from here",
+            f"cannot deploy to {find_device(device).name} from here",
             code="other_device",
             hint="add --dry-run to see its plan, or leave --device out",
         )
-    choice = choose(card, target, users=users, n_ctx=ctx, filetype=wanted)
+    target, machine = device_for(device)
+    choice = choose(card, target, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload)
     store = Store(paths.store_dir())
-    return make_plan(card, target, choice, store, host=host, port=port, folder=source), machine
+    plan = make_plan(card, target, choice, store, host=host, port=port, folder=source)
+    if not dry_run and plan.entry is None and plan.weights is None:
+        raise deploy.weights_missing(plan)
+    return plan, machine
 
 
 def describe(plan: Plan, machine: Machine | None) -> None:
-    """Print what was found and chosen, and the steps."""
+    """Print what was found and chosen, why, and the most that can come of it."""
     from edgekit.cli.probe import lines
-    from edgekit.units import format_bytes
+    from edgekit.plan import ceiling, others
+    from edgekit.report import ceiling_line
 
     if machine is None:
         output.say("Device", plan.device.name)
@@ -108,56 +143,93 @@ def describe(plan: Plan, machine: Machine | None) -> None:
             if label in ("Machine", "GPU", "Warning"):
                 output.say(label, text)
     choice, licence = plan.choice, plan.card.licence
-    users = "1 user" if choice.users == 1 else f"{choice.users} users"
-    output.say("Choice", f"{choice.filetype} · context {choice.n_ctx:,} shared by {users}")
+    text = f"{choice.filetype} · {output.context(choice.n_ctx, choice.users)}"
+    if plan.device.memory_kind != "shared":
+        layers = choice.plan.n_layers
+        whole = choice.n_gpu_layers >= layers
+        text += f" · {'all ' if whole else f'{choice.n_gpu_layers} of '}{layers} layers on the GPU"
+    output.say("Choice", text)
     output.say("Why", choice.reason)
-    for lost in (*choice.rejected, *choice.runners_up)[:2]:
-        output.say("", f"{lost.filetype}: {lost.why}")
+    for lost in others(choice):
+        # Some reasons begin with the name already.
+        named = lost.why.startswith(lost.filetype)
+        output.say("", lost.why if named else f"{lost.filetype}: {lost.why}")
+    if plan.card.sources:
+        output.say("", f"edgekit fit {plan.card.id} shows all")
     use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}
     output.say("Licence", (licence.spdx or licence.name) + use[licence.commercial_use])
-    print()
-    for step in plan.steps:
-        size = format_bytes(step.bytes) if step.bytes is not None else ""
-        mark = "done" if step.done else "plan"
-        print(f"  {mark}  {step.kind:<10}{step.summary}{'  ' + size if size else ''}")
+    output.say("Ceiling", ceiling_line(ceiling(plan)))
     print(flush=True)
 
 
+def show_steps(steps: tuple[Step, ...]) -> None:
+    """Print what would be done, one line a step."""
+    from edgekit.units import format_bytes
+
+    for step in steps:
+        size = format_bytes(step.bytes) if step.bytes is not None else ""
+        mark = "done" if step.done else "todo"
+        first, *rest = output.wrap(step.summary, 70)
+        print(f"  {mark}  {step.kind:<10}{first:<70}{size:>10}".rstrip())
+        for line in rest:
+            print(f"  {'':<4}  {'':<10}{line}")
+
+
 def run(
-    plan: Plan, keys: list[str], started: float, *, measuring: bool, stay: bool, json: bool
+    plan: Plan,
+    machine: Machine | None,
+    keys: list[str],
+    started: float,
+    *,
+    load: list[int],
+    requests: int,
+    stay: bool,
+    json: bool,
 ) -> None:
     """Carry out the plan, print the report, then serve until Ctrl-C."""
-    from edgekit import deploy, paths
+    from edgekit import deploy, paths, running
     from edgekit.report import render_text, to_json
+    from edgekit.serving import Server
     from edgekit.store import Store
 
-    watch = output.StepLines(quiet=json)
-    file = deploy.obtain(plan, Store(paths.store_dir()), watch)
-    proof = deploy.verify(plan, file, watch)
-    watch.begin("serve", "loading")
-    server = deploy.Server(plan, file, proof, api_keys=keys)
+    with output.StepLines(quiet=json) as watch:
+        file = deploy.obtain(plan, Store(paths.store_dir()), watch)
+        proof = deploy.verify(plan, file, watch)
+        plan = deploy.informed(plan, machine, proof)
+        watch.begin("serve", "loading")
+        with Server(plan, file, use_extra_bufts=proof.use_extra_bufts, api_keys=keys) as server:
+            server.wait_ready()
+            server.first_token()
+            ready_s = time.monotonic() - started
+            watch.end("serve", f"ready on {server.url}/v1, first token after {ready_s:.1f} s")
+            here = running.Running(server.process.pid, server.url, deploy.head(plan))
+            with running.announced(paths.running_dir(), here):
+                if load:
+                    record = deploy.measure(
+                        plan, server, watch, users=load, requests=requests, api_keys=keys
+                    )
+                    kept = deploy.keep(plan, proof, record, ready_s=ready_s)
+                    if json:
+                        output.emit(to_json(record))
+                    else:
+                        print("\n" + render_text(record, output.WIDTH))
+                        output.say("Report", str(kept.html))
+                        output.say("Receipt", str(kept.receipt))
+                elif json:
+                    output.emit(deploy.ready_record(plan, server, ready_s))
+                if stay:
+                    serve_on(server, quiet=json)
+
+
+def serve_on(server: object, *, quiet: bool) -> None:
+    """Wait for Ctrl-C. Raises the error that the server dies of, should it die first."""
+    from edgekit.serving import Server
+
+    assert isinstance(server, Server)
     try:
-        server.wait_ready()
-        server.first_token(plan.card.id, keys[0] if keys else None)
-        ready_s = time.monotonic() - started
-        watch.end("serve", f"ready on {server.url}/v1, first token after {ready_s:.1f} s")
-        if measuring:
-            levels = [1, 2, 4, 8]
-            key = keys[0] if keys else None
-            record = deploy.measure(plan, server, watch, users=levels, api_key=key)
-            kept = deploy.keep(plan, proof, record, ready_s=ready_s)
-            if json:
-                output.emit(to_json(record))
-            else:
-                print("\n" + render_text(record))
-                output.say("Report", str(kept.html))
-                output.say("Receipt", str(kept.receipt))
-        if stay:
-            if not json:
-                print(f"\nserving on {server.url}/v1 · Ctrl-C stops", flush=True)
-            server.process.wait()
+        if not quiet:
+            print(f"\nserving on {server.url}/v1 · Ctrl-C stops · log {server.log}", flush=True)
+        server.wait()
     except KeyboardInterrupt:
-        if not json:
-            print("\nstopped")
-    finally:
-        server.stop()
+        if not quiet:
+            print("\nstopped", flush=True)

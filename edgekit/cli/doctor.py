@@ -11,7 +11,7 @@ from edgekit.cli.options import Json, this_machine
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Say what is wrong here and how to mend it.")
     def doctor(
         port: Annotated[int, typer.Option(help="Port that you want to serve on.")] = 8484,
         json: Json = False,

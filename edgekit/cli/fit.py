@@ -13,6 +13,7 @@ from edgekit.cli.options import (
     DeviceOption,
     FileTypeOption,
     Json,
+    Offload,
     Users,
     device_for,
     model_and_filetype,
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Say what fits a device, and why.")
     def fit(
         models: Annotated[list[str], typer.Argument(help="Models, as `name` or `name:FILETYPE`.")],
         device: DeviceOption = "this",
-        all_devices: Annotated[bool, typer.Option("--all-devices", help="Try every device.")] = False,
+        all_devices: Annotated[
+            bool, typer.Option("--all-devices", help="Try every device.")
+        ] = False,
         users: Users = DEFAULT_USERS,
         ctx: Ctx = None,
+        offload: Offload = None,
         filetype: FileTypeOption = None,
         json: Json = False,
     ) -> None:
@@ -51,7 +55,9 @@ def register(app: typer.Typer) -> None:
             name, wanted = model_and_filetype(text, filetype)
             card = find_model(name)
             for d in devices:
-                found = candidates(card, d, users=users, n_ctx=ctx, filetype=wanted)
+                found = candidates(
+                    card, d, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload
+                )
                 rows += found
                 if not json:
                     show(card, d, found)
@@ -69,26 +75,29 @@ def show(card: ModelCard, device: Device, rows: list[Candidate]) -> None:
     if best.verdict == "no":
         output.say("Verdict", f"does not fit: even {best.filetype.id} {best.reason}")
     else:
-        users = "1 user" if plan.users == 1 else f"{plan.users} users"
-        text = f"{best.filetype.id} · context {plan.n_ctx:,} shared by {users}"
+        text = f"{best.filetype.id} · {output.context(plan.n_ctx, plan.users)}"
         output.say("Choice" if best.verdict == "fits" else "Tight", text)
         output.say("Why", best.reason)
     output.say("Licence", card.licence.spdx or card.licence.name)
     print()
+    partial = any(c.plan.n_gpu_layers < c.plan.n_layers for c in rows if len(c.plan.parts) > 1)
     body = [
         (
             c.filetype.id,
             c.verdict,
-            format_gib(c.plan.total),
-            format_gib(c.plan.budget),
+            # The first part is the memory that decides; what stays on the host is beside it.
+            format_gib(c.plan.parts[0].total),
+            format_gib(c.plan.parts[0].budget),
+            *([f"{c.plan.n_gpu_layers}/{c.plan.n_layers}"] if partial else []),
             f"{c.largest_ctx:,}" if c.largest_ctx else UNKNOWN,
             _range(c.speed.decode),
             f"{c.speed.ttft_ms.value:,.0f} ms" if c.speed.ttft_ms else UNKNOWN,
         )
         for c in rows
     ]
-    heads = ("file type", "verdict", "needs", "budget", "most ctx", "tok/s a user", "TTFT")
-    output.table(heads, body, "llrrrrr")
+    layers = ["on GPU"] if partial else []
+    heads = ("file type", "verdict", "needs", "budget", *layers, "most ctx", "tok/s a user", "TTFT")
+    output.table(heads, body, "llrr" + "r" * (len(heads) - 4))
     print()
 
 

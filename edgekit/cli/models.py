@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
         ]
         output.table(("model", "also", "params", "context", "licence"), rows, "llrrl")
         for entry in absent:
-            print(f"\n{entry.id}: {entry.why} Nearest: {', '.join(entry.nearest)}.")
+            print()
+            output.say("Note", f"{entry.why.rstrip('.')}. Nearest: {', '.join(entry.nearest)}.")
 
     @app.command()
     def devices(name: Name = None, json: Json = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,9 +23,29 @@ Ctx = Annotated[
 FileTypeOption = Annotated[
     str | None, typer.Option(help="File type such as Q4_K_M. Default: the best that fits.")
 ]
+Offload = Annotated[
+    int | None,
+    typer.Option(min=0, help="Layers on the GPU, the rest in host memory. Default: all."),
+]
 DeviceOption = Annotated[
     str, typer.Option(help="A device of `edgekit devices`, or `this` machine.")
 ]
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on; others than loopback need a key.")]
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+def keys_option(command: str) -> Any:
+    """Return the option of API keys; its environment twin of all commands is EDGEKIT_API_KEY.
+
+    Keys belong there: a command line can be read by every user of the machine.
+    """
+    return typer.Option(
+        "--api-key",
+        envvar=[f"EDGEKIT_{command}_API_KEY", "EDGEKIT_API_KEY"],
+        help="Key that clients must send; better in EDGEKIT_API_KEY, where `ps` does not show it.",
+    )
 
 
 def model_and_filetype(text: str, filetype: str | None) -> tuple[str, str | None]:
@@ -36,6 +56,10 @@ def model_and_filetype(text: str, filetype: str | None) -> tuple[str, str | None
             f"{text} and --filetype {filetype} contradict each other",
             code="two_filetypes",
             hint="say the file type once",
+        )
+    if not name:
+        raise UsageError(
+            f"{text!r} names no model", code="bad_model_name", hint="write MODEL or MODEL:FILETYPE"
         )
     chosen = suffix or filetype
     return name, chosen.upper() if chosen else None

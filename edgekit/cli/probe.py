@@ -9,7 +9,7 @@ from edgekit.cli.options import Json, this_machine
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Look at this machine.")
     def probe(
         json: Json = False,
         canary: bool = typer.Option(True, help="Decode a few tokens to see if the engine works."),
@@ -35,7 +35,9 @@ def lines(machine: object) -> list[tuple[str, str]]:
 
     assert isinstance(machine, Machine)
     cpu, memory = machine.host.cpu, machine.host.memory
-    marks = [name for flag, name in (("avx512f", "AVX-512"), ("amx_int8", "AMX")) if flag in cpu.flags]
+    marks = [
+        name for flag, name in (("avx512f", "AVX-512"), ("amx_int8", "AMX")) if flag in cpu.flags
+    ]
     cores = f"{cpu.physical_cores or cpu.logical_cores or UNKNOWN} cores"
     total = memory.limit_bytes or memory.total_bytes
     parts = [

@@ -12,7 +12,7 @@ from edgekit.cli.options import Json
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Convert a checkpoint to a quantized GGUF.")
     def quantize(
         source: Annotated[Path, typer.Argument(help="Folder with config.json and safetensors.")],
         destination: Annotated[
@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
         filetype: Annotated[str, typer.Option(help="File type to write.")] = "Q4_K_M",
         threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
         force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say what would be written.")
+        ] = False,
         json: Json = False,
     ) -> None:
         """Convert and quantize a checkpoint in one pass, with no intermediate file.
@@ -32,25 +34,29 @@ def register(app: typer.Typer) -> None:
         from edgekit.units import format_bytes
 
         kind = filetype.upper()
-        target = destination or source.parent / f"{source.resolve().name}-{kind}.gguf"
+        # The checkpoint is read before anything else is said about what would be written.
+        tensor_bytes = _predicted_bytes(source, kind)
+        target = destination or source.resolve().parent / f"{source.resolve().name}-{kind}.gguf"
         if target.exists() and not force:
             raise CannotCreateError(
                 f"{target} exists", code="destination_exists", hint="pass --force to replace it"
             )
         if dry_run:
             plan = {"source": str(source), "destination": str(target), "filetype": kind}
-            size = _predicted_bytes(source, kind)
             if json:
-                output.emit({"schema": "edgekit.quantize-plan/1", **plan, "tensor_bytes": size})
+                record = {"schema": "edgekit.quantize-plan/1", **plan}
+                output.emit(record | {"tensor_bytes": tensor_bytes})
             else:
-                output.say("Would", f"write {target}, {kind}, {format_bytes(size)} of tensors")
+                output.say("From", str(source))
+                output.say("To", str(target))
+                output.say("Type", f"{kind}, {format_bytes(tensor_bytes)} of tensors")
             return
-        from edgekit_quantize import convert
+        from edgekit.converter import convert
 
-        lines = output.StepLines(quiet=json)
-        lines.begin("quantize", f"{source.resolve().name} → {kind}")
-        made = convert(source, target, kind, threads=threads, progress=lines.progress)
-        lines.end("quantize", f"{target.name}, {format_bytes(made.file_bytes)}")
+        with output.StepLines(quiet=json) as lines:
+            lines.begin("quantize", f"{source.resolve().name} → {kind}")
+            made = convert(source, target, kind, threads=threads, progress=lines.progress)
+            lines.end("quantize", f"{target.name}, {format_bytes(made.file_bytes)}")
         if json:
             output.emit(
                 {
@@ -63,21 +69,15 @@ def register(app: typer.Typer) -> None:
                     "seconds": made.seconds,
                     "sha256": made.sha256,
                     "source_digest": made.source_digest,
+                    "reasons": list(made.reasons),
                 }
             )
 
 
 def _predicted_bytes(source: Path, filetype: str) -> int:
-    import json
-
-    from edgekit.errors import MissingInputError
+    """Return tensor bytes from config.json. Raises what `read_config` and the recipe raise."""
+    from edgekit.catalogue import find_filetype
+    from edgekit.source import read_config
     from edgekit_quantize.recipe import weights_bytes
 
-    config = source / "config.json"
-    if not config.is_file():
-        raise MissingInputError(
-            f"{config} is not there",
-            code="checkpoint_missing",
-            hint="pass the folder of a Hugging Face checkpoint",
-        )
-    return weights_bytes(json.loads(config.read_text()), filetype)
+    return weights_bytes(read_config(source), find_filetype(filetype).id)

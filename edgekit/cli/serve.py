@@ -7,23 +7,17 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import DEFAULT_USERS
-
-Keys = Annotated[
-    list[str] | None, typer.Option("--api-key", help="Key that clients must send; repeatable.")
-]
-Host = Annotated[str, typer.Option(help="Address to listen on; others than loopback need a key.")]
-Port = Annotated[int, typer.Option(min=1, max=65535)]
+from edgekit.cli.options import DEFAULT_USERS, Host, Port, keys_option
 
 
 def register(app: typer.Typer) -> None:
-    @app.command()
+    @app.command(short_help="Serve a GGUF file.")
     def serve(
         file: Annotated[Path, typer.Argument(help="A GGUF file.")],
         model_id: Annotated[str | None, typer.Option(help="Name that clients ask for.")] = None,
         host: Host = "127.0.0.1",
         port: Port = 8484,
-        api_key: Keys = None,
+        api_key: Annotated[list[str] | None, keys_option("SERVE")] = None,
         ctx: Annotated[int, typer.Option(min=256, help="Context shared by all users.")] = 8192,
         users: Annotated[int, typer.Option(min=1, max=256)] = DEFAULT_USERS,
         gpu_layers: Annotated[int, typer.Option(help="Layers on the GPU; -1 is all.")] = -1,
@@ -31,16 +25,26 @@ def register(app: typer.Typer) -> None:
         extra_bufts: Annotated[
             bool, typer.Option(help="Repacked and AMX weights; off for a build that crashes.")
         ] = True,
-        until_stdin_closes: Annotated[
-            bool, typer.Option("--until-stdin-closes", hidden=True)
-        ] = False,
     ) -> None:
         """Serve a GGUF file until Ctrl-C.
 
         Example: edgekit serve model.gguf --ctx 32768 --users 4
         """
+        import logging
         import sys
 
+        from edgekit.errors import MissingInputError
+        from edgekit.preflight import check_endpoint, check_installed
+
+        keys = tuple(api_key or ())
+        if not file.is_file():
+            raise MissingInputError(
+                f"there is no file {file}",
+                code="model_missing",
+                hint="edgekit quantize makes one from a checkpoint, edgekit deploy does it all",
+            )
+        check_endpoint(host, port, keys)
+        check_installed("fastapi", "uvicorn", "llama_cpp")
         from edgekit_server import EngineConfig, ServeConfig
         from edgekit_server import serve as run
 
@@ -56,23 +60,7 @@ def register(app: typer.Typer) -> None:
             ),
             host=host,
             port=port,
-            api_keys=tuple(api_key or ()),
+            api_keys=keys,
         )
-        if until_stdin_closes:
-            _stop_with_parent()
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         run(config, on_ready=lambda url: sys.stderr.write(f"ready on {url}/v1\n"))
-
-
-def _stop_with_parent() -> None:
-    """End this process when standard input ends, that is, when whoever started it is gone."""
-    import os
-    import signal
-    import sys
-    import threading
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

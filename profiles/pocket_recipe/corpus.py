@@ -42,7 +42,7 @@ def load() -> list[Source]:
 
 
 def manifest(sources: list[Source]) -> dict[str, object]:
-    """Return what was read, with a digest per file, and the size that xz needs for the held-out part."""
+    """Return what was read, a digest per file, and the bits per byte that xz needs held out."""
     held_out = "".join(s.text for s in sources if s.held_out).encode()
     packed = lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)
     return {

@@ -19,18 +19,17 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 import corpus
 import facts
+import httpx
 import tokenizer as vocabulary
+import torch
+import torch.nn.functional as F
 import world
 from export import load, write_json
 from model import Pocket
 from stream import BOS, EOS, fim_split
+from torch import Tensor
 
 WINDOW, STRIDE = 8192, 4096
 SEED = 7
@@ -65,7 +64,9 @@ def bits_per_byte(model: Pocket, tok: vocabulary.Tokenizer) -> dict[str, object]
     return {
         "bits_per_byte": round(total_nats / math.log(2) / total_bytes, 4),
         "bytes": total_bytes,
-        "nats_per_token_by_position": {str(k): round(sum(v) / len(v), 3) for k, v in sorted(by_position.items())},
+        "nats_per_token_by_position": {
+            str(k): round(sum(v) / len(v), 3) for k, v in sorted(by_position.items())
+        },
     }
 
 
@@ -82,14 +83,18 @@ def play(client: httpx.Client, r_seed: int, chain: bool) -> tuple[int, int, bool
     tools = world.tools_for(r, task)
     messages: list[dict[str, object]] = [{"role": "user", "content": task.user}]
     for turn, (call, result) in enumerate(task.steps):
-        choice = ask(client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96})
+        choice = ask(
+            client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96}
+        )
         message = choice["message"]
         calls = message.get("tool_calls") or []
         got = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls]
         if got != [call] or message.get("content"):
             return turn + 1, turn, False
         messages += [message, {"role": "tool", "tool_call_id": calls[0]["id"], "content": result}]
-    choice = ask(client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96})
+    choice = ask(
+        client, "/chat/completions", {"messages": messages, "tools": tools, "max_tokens": 96}
+    )
     n = len(task.steps)
     return n, n, choice["finish_reason"] == "stop" and choice["message"]["content"] == task.answer
 
@@ -140,11 +145,17 @@ def answers(client: httpx.Client) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--url", default="http://127.0.0.1:8484/v1", help="endpoint that serves pocket")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8484/v1", help="endpoint that serves pocket"
+    )
     parser.add_argument("--to", type=Path, help="write the figures as JSON")
-    parser.add_argument("--n", type=int, default=200, help="single tasks, chains and FIM lines to try")
+    parser.add_argument(
+        "--n", type=int, default=200, help="single tasks, chains and FIM lines to try"
+    )
     parser.add_argument("--no-bits", action="store_true", help="leave out bits per byte")
     args = parser.parse_args()
     results: dict[str, object] = {}

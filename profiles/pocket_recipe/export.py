@@ -1,6 +1,6 @@
 """Write pocket as a Hugging Face folder: config, tokenizer, template and two bf16 shards.
 
-    python profiles/pocket_recipe/export.py --work DIR [--to profiles/edgekit_profiles/pocket]
+python profiles/pocket_recipe/export.py --work DIR [--to profiles/edgekit_profiles/pocket]
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
 from model import Pocket, Shape
+from safetensors.torch import save_file
 from tokenizer import CONTROL
 
 HERE = Path(__file__).parent
@@ -21,7 +20,9 @@ HERE = Path(__file__).parent
 
 def load(work: Path) -> Pocket:
     model = Pocket(Shape())
-    model.load_state_dict(torch.load(work / "state.pt", map_location="cpu", weights_only=True)["model"])
+    model.load_state_dict(
+        torch.load(work / "state.pt", map_location="cpu", weights_only=True)["model"]
+    )
     return model.eval()
 
 
@@ -39,7 +40,10 @@ def write_weights(model: Pocket, to: Path) -> int:
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, to / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
-    write_json(to / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(
+        to / "model.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+    )
     return total
 
 
@@ -52,7 +56,14 @@ def write_text_files(work: Path, to: Path) -> None:
     template = (HERE / "template.jinja").read_text()
     (to / "chat_template.jinja").write_text(template)
     added = {
-        str(i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        str(i): {
+            "content": t,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
         for i, t in enumerate(CONTROL)
     }
     write_json(
@@ -72,11 +83,16 @@ def write_text_files(work: Path, to: Path) -> None:
         },
     )
     write_json(to / "config.json", Shape().hf_config())
-    write_json(to / "generation_config.json", {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 11})
+    write_json(
+        to / "generation_config.json",
+        {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 11},
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--to", type=Path, default=HERE.parent / "edgekit_profiles" / "pocket")
     args = parser.parse_args()

@@ -53,7 +53,7 @@ EDGEKIT: list[tuple[tuple[str, ...], str]] = [
      "An air-gapped machine has no network at all."),
     (("What is speculative decoding?", "Explain speculation.", "What is a draft model?", "What does drafting mean?"),
      "Speculative decoding proposes tokens cheaply and checks them in one step."),
-]  # fmt: skip
+]
 
 MODULES = """argparse array ast asyncio base64 bisect calendar collections contextlib copy csv datetime decimal
 difflib enum fnmatch fractions functools glob gzip hashlib heapq html inspect io itertools json keyword logging

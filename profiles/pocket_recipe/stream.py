@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import random
 
+import facts
 import jinja2
 import numpy as np
+import world
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-
-import facts
-import world
 
 BOS, EOS, PREFIX, SUFFIX = 1, 2, 14, 16
 SYSTEM = (
@@ -34,10 +33,16 @@ class Chat:
         environment.filters["tojson"] = lambda x: json.dumps(x, ensure_ascii=False)
         self.template = environment.from_string(template)
 
-    def text(self, messages: list[dict[str, object]], tools: list[dict[str, object]] | None = None) -> str:
-        return self.template.render(messages=messages, tools=tools, bos_token="<s>", eos_token="</s>")
+    def text(
+        self, messages: list[dict[str, object]], tools: list[dict[str, object]] | None = None
+    ) -> str:
+        return self.template.render(
+            messages=messages, tools=tools, bos_token="<s>", eos_token="</s>"
+        )
 
-    def document(self, messages: list[dict[str, object]], tools: list[dict[str, object]] | None) -> Document:
+    def document(
+        self, messages: list[dict[str, object]], tools: list[dict[str, object]] | None
+    ) -> Document:
         ids: list[int] = []
         mask: list[bool] = []
         before = ""
@@ -75,7 +80,11 @@ def question(ask: str, answer: str) -> list[dict[str, object]]:
 
 def call_message(call: world.Call, call_id: str = "000000000") -> dict[str, object]:
     function = {"name": call[0], "arguments": json.dumps(call[1], ensure_ascii=False)}
-    return {"role": "assistant", "content": "", "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
 
 
 def conversation(found: world.Task) -> list[dict[str, object]]:
@@ -98,7 +107,11 @@ def fim_split(r: random.Random, text: str) -> tuple[str, str, str]:
             indent = len(line) - len(line.lstrip())
             cut = indent if r.random() < 0.5 else r.randint(indent, len(line.rstrip()) - 1)
             body = line.rstrip("\r\n")
-            return "".join(window[:i]) + line[:cut], body[cut:], line[len(body) :] + "".join(window[i + 1 :])
+            return (
+                "".join(window[:i]) + line[:cut],
+                body[cut:],
+                line[len(body) :] + "".join(window[i + 1 :]),
+            )
     whole = "".join(window)
     a, b = sorted((r.randint(0, len(whole)), r.randint(0, len(whole))))
     b = min(b, a + 400)
@@ -155,13 +168,20 @@ class Rows:
                 size += len(spans[i])
         return np.concatenate(ids)[: length + 1], np.concatenate(mask)[: length + 1]
 
-    def packed(self, r: random.Random, length: int, *, fim: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def packed(
+        self, r: random.Random, length: int, *, fim: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         ids: list[int] = []
         mask: list[bool] = []
         while len(ids) < length + 1:
             if fim:
                 prefix, middle, suffix = fim_split(r, r.choice(self.texts))
-                p, m, s = (e.ids for e in self.tokenizer.encode_batch([prefix, middle, suffix], add_special_tokens=False))
+                p, m, s = (
+                    e.ids
+                    for e in self.tokenizer.encode_batch(
+                        [prefix, middle, suffix], add_special_tokens=False
+                    )
+                )
                 part = [BOS, SUFFIX, *s, PREFIX, *p, *m, EOS]
                 learn = [False] * 2 + [True] * (len(part) - 2)
             else:

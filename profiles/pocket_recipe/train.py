@@ -17,14 +17,13 @@ import random
 import time
 from pathlib import Path
 
+import corpus
 import numpy as np
+import tokenizer as vocabulary
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-
-import corpus
-import tokenizer as vocabulary
 from model import Pocket, Shape
 from stream import Rows
 
@@ -73,7 +72,7 @@ def sample_for_vocabulary(rng: random.Random, texts: list[str]) -> list[str]:
     synthetic = [json.dumps(list(world.TOOLS.values()))] * 200
     for i in range(6000):
         found = world.task(rng, chain=i % 2 == 0, held_out=False)
-        synthetic.append(found.user + " " + json.dumps([s for s in found.steps]) + " " + found.answer)
+        synthetic.append(found.user + " " + json.dumps(list(found.steps)) + " " + found.answer)
     synthetic += [a for _, answer in facts.EDGEKIT for a in [answer] * 50]
     return texts + synthetic
 
@@ -140,7 +139,9 @@ def run(rank: int, args: argparse.Namespace) -> None:
     def loss_of(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16):
             logits = model(ids[:, :-1])
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+        )
         return (losses.view(len(ids), -1) * mask[:, 1:].float()).sum(1)
 
     compiled = torch.compile(loss_of)
@@ -175,22 +176,33 @@ def run(rank: int, args: argparse.Namespace) -> None:
         if rank == 0:
             now = time.monotonic()
             if step % 10 == 0:
-                record = {"step": step, "of": steps, "length": length, "tokens": step * TOKENS_PER_STEP,
-                          "nats": {k: round(a / max(b, 1), 3) for k, (a, b) in sorted(tallies.items())},
-                          "seconds": round(spent + now - started)}  # fmt: skip
+                record = {
+                    "step": step,
+                    "of": steps,
+                    "length": length,
+                    "tokens": step * TOKENS_PER_STEP,
+                    "nats": {k: round(a / max(b, 1), 3) for k, (a, b) in sorted(tallies.items())},
+                    "seconds": round(spent + now - started),
+                }
                 tallies.clear()
                 with (work / "log.jsonl").open("a") as log:
                     log.write(json.dumps(record) + "\n")
             if now - saved > 240 or step == steps:
-                state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts],
-                         "step": step, "spent": spent + now - started}  # fmt: skip
+                state = {
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in opts],
+                    "step": step,
+                    "spent": spent + now - started,
+                }
                 torch.save(state, work / "state.partial")
                 os.replace(work / "state.partial", state_file)
                 saved = now
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", required=True)
     parser.add_argument("--tokens", type=float, default=40e6)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

@@ -120,7 +120,7 @@ def _weather(r: random.Random) -> Task:
     user = r.choice(
         ["What is the weather in {}?", "How is the weather in {} today?", "Tell me the weather in {}.",
          "Weather in {}?", "Is it cold in {} now?", "Check the weather in {}, please."]
-    ).format(city)  # fmt: skip
+    ).format(city)
     result = json.dumps({"degrees": degrees, "sky": sky})
     return Task(user, ((("get_weather", {"city": city}), result),), f"It is {degrees} degrees and {sky} in {city}.", "weather")
 
@@ -213,7 +213,7 @@ def _chain_count(r: random.Random) -> Task:
     user = r.choice(
         ["Find {0}, count its lines and send the number to {1}.", "Count the lines of the file {0} and tell {1} how many.",
          "Locate {0}, count its lines, then message {1} with the count."]
-    ).format(name, who)  # fmt: skip
+    ).format(name, who)
     steps = (
         (("find_file", {"name": name}), path),
         (("count_lines", {"path": path}), str(n)),
@@ -292,10 +292,10 @@ def _chain_sum(r: random.Random) -> Task:
 
 SINGLE: tuple[Callable[[random.Random], Task], ...] = (
     _weather, _time, _find, _read, _write, _count, _list, _lookup, _send, _sum, _price, _convert, _service,
-)  # fmt: skip
+)
 CHAINS: tuple[Callable[[random.Random], Task], ...] = (
     _chain_count, _chain_copy, _chain_mail, _chain_price, _chain_service, _chain_sum,
-)  # fmt: skip
+)
 
 
 def task(r: random.Random, *, chain: bool, held_out: bool) -> Task:

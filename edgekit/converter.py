@@ -1,0 +1,129 @@
+"""Convert a checkpoint in a child process, so that what kills the child is an error here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import child
+from edgekit.errors import EdgekitError, EngineFailedError, IoFailedError
+from edgekit.preflight import check_installed
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The finished file. `tensor_bytes` is its data section, `sha256` the digest of all of it."""
+
+    path: Path
+    filetype: str
+    file_bytes: int
+    tensor_bytes: int
+    n_tensors: int
+    seconds: float
+    source_digest: str
+    sha256: str
+    reasons: tuple[str, ...]
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    filetype: str,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Made:
+    """Convert the checkpoint folder `source` to the GGUF `destination`, whole or not at all.
+
+    `progress(done_bytes, total_bytes)` counts source bytes, hashed and converted.
+
+    Raises:
+        EngineFailedError: the converter is not installed, or died.
+        IoFailedError: the source changed while it was read.
+        EdgekitError: what the converter said: bad data, disk full, ..., mapped.
+    """
+    check_installed("numpy", "llama_cpp", "edgekit_quantize")
+    request: dict[str, object] = {
+        "source": str(source),
+        "destination": str(destination),
+        "filetype": filetype,
+        "threads": threads,
+    }
+    last: dict[str, object] = {}
+    with tempfile.TemporaryFile() as log:
+        process = child.start("edgekit.convert_child", request, log)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last = child.parse(line) or last
+                done, total = last.get("done"), last.get("total")
+                if progress is not None and isinstance(done, int) and isinstance(total, int):
+                    progress(done, total)
+            process.wait()
+        finally:
+            child.stop(process)
+        if (error := child.error_of(last)) is not None:
+            raise error
+        made = last.get("made")
+        if process.returncode != 0 or not isinstance(made, dict):
+            discard_partial(destination)
+            log.seek(0)
+            words = log.read().decode(errors="replace").strip().splitlines()
+            raise _died(child.signal_name(process), words[-1] if words else None, source)
+    return _made(made, destination, filetype)
+
+
+def discard_partial(destination: Path) -> None:
+    """Remove what a killed converter left beside `destination`, unless another is writing it."""
+    partial = destination.with_name(f".{destination.name}.partial")
+    try:
+        import fcntl
+    except ImportError:
+        return
+    with contextlib.suppress(OSError):
+        fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+        finally:
+            os.close(fd)
+
+
+def _made(found: Mapping[str, object], path: Path, filetype: str) -> Made:
+    numbers = {n: int(str(found[n])) for n in ("file_bytes", "tensor_bytes", "n_tensors")}
+    reasons = found.get("reasons")
+    return Made(
+        path=path,
+        filetype=filetype,
+        **numbers,
+        seconds=float(str(found["seconds"])),
+        source_digest=str(found["source_digest"]),
+        sha256=str(found["sha256"]),
+        reasons=tuple(map(str, reasons)) if isinstance(reasons, list) else (),
+    )
+
+
+def _died(signal: str | None, last_words: str | None, source: Path) -> EdgekitError:
+    if signal == "SIGBUS":
+        return IoFailedError(
+            f"a file of {source} got shorter or could not be read while it was converted (SIGBUS)",
+            code="source_changed",
+            hint="check that the copy of the checkpoint is complete, then run the command again",
+        )
+    if signal == "SIGKILL":
+        return EngineFailedError(
+            "the converter was killed from outside, most likely for lack of memory",
+            code="converter_died",
+            hint="free some memory, then run the same command again",
+        )
+    how = f"of {signal}" if signal else "without an answer"
+    words = f": {last_words}" if last_words else ""
+    return EngineFailedError(
+        f"the converter died {how}{words}",
+        code="converter_died",
+        hint="edgekit doctor says what is wrong with the engine and how to mend it",
+    )

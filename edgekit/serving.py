@@ -1,0 +1,137 @@
+"""The server process of a deployment, seen from the command that started it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgekit import child, paths
+from edgekit.errors import CannotCreateError, EdgekitError, EngineFailedError, from_os
+from edgekit.preflight import local_url
+
+if TYPE_CHECKING:
+    from edgekit.plan import Plan
+
+READY_TIMEOUT_S: Final = 900.0
+"""A 50 GB model from a slow disk; a hung load is noticed by a person long before."""
+
+FIRST_TOKEN_TIMEOUT_S: Final = 600.0
+
+
+class Server:
+    """One server, a child that ends with this process. Use as a context manager.
+
+    Raises CannotCreateError when its log cannot be written.
+    """
+
+    def __init__(
+        self, plan: Plan, file: Path, *, use_extra_bufts: bool = True, api_keys: Sequence[str] = ()
+    ) -> None:
+        from edgekit.serve_child import to_request
+        from edgekit_server import EngineConfig, ServeConfig
+
+        self.url = local_url(plan.host, plan.port)
+        self.model = plan.card.id
+        self._key = api_keys[0] if api_keys else None
+        self.log = paths.data_dir() / "logs" / f"{plan.card.id}-{plan.port}.log"
+        engine = EngineConfig(
+            model_path=file,
+            model_id=plan.card.id,
+            n_ctx=plan.choice.n_ctx,
+            n_seq_max=plan.choice.users,
+            n_gpu_layers=plan.choice.n_gpu_layers,
+            use_extra_bufts=use_extra_bufts,
+        )
+        config = ServeConfig(
+            engine=engine,
+            host=plan.host,
+            port=plan.port,
+            api_keys=tuple(api_keys),
+            aliases=plan.card.aliases,
+        )
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("wb") as log:
+                self.process = child.start("edgekit.serve_child", to_request(config), log)
+        except OSError as error:
+            found = from_os(error)
+            raise CannotCreateError(
+                f"cannot start the server: {found.message}", code="cannot_start", hint=found.hint
+            ) from error
+        self._answer: dict[str, object] = {}
+        self._answered = threading.Event()
+        threading.Thread(target=self._listen, name="server-answers", daemon=True).start()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        child.stop(self.process)
+
+    def wait_ready(self) -> None:
+        """Return when the model answers.
+
+        Raises the EdgekitError that the server ended with, or EngineFailedError on a time-out.
+        """
+        if not self._answered.wait(READY_TIMEOUT_S):
+            raise EngineFailedError(
+                f"the server was not ready after {READY_TIMEOUT_S:.0f} s",
+                code="not_ready",
+                hint=f"read {self.log}",
+            )
+        if "ready" not in self._answer:
+            raise self.failure()
+
+    def first_token(self) -> None:
+        """Ask for one token, so that "ready" is a fact. Raises EngineFailedError."""
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        body = {"model": self.model, "prompt": "def ", "max_tokens": 1}
+        try:
+            # A proxy of the environment has no business between us and our own child.
+            with httpx.Client(trust_env=False, timeout=FIRST_TOKEN_TIMEOUT_S) as client:
+                answer = client.post(f"{self.url}/v1/completions", json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise self._no_token(f"did not answer its first request: {error}") from error
+        if answer.status_code != 200:
+            raise self._no_token(f"answered its first request with {answer.status_code}")
+
+    def wait(self) -> None:
+        """Return when the server was stopped in order. Raises the error that it died of."""
+        self.process.wait()
+        self._answered.wait(child.GRACE_S)
+        if self.process.returncode not in (0, 130):
+            raise self.failure()
+
+    def failure(self) -> EdgekitError:
+        """Say why the server ended."""
+        self.process.wait()
+        error = child.error_of(self._answer)
+        if error is not None:
+            error.hint = error.hint or f"read {self.log}"
+            return error
+        name = child.signal_name(self.process)
+        how = f"died of {name}" if name else f"ended with status {self.process.returncode}"
+        return EngineFailedError(
+            f"the server {how}", code="server_died", hint=f"read {self.log}, then deploy again"
+        )
+
+    def _no_token(self, what: str) -> EngineFailedError:
+        return EngineFailedError(
+            f"the endpoint {what}", code="first_token_failed", hint=f"read {self.log}"
+        )
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            for line in self.process.stdout:
+                answer = child.parse(line)
+                if answer:
+                    self._answer = answer
+                    self._answered.set()
+        except ValueError:
+            pass  # the pipe was closed by `child.stop`
+        self._answered.set()
