@@ -100,7 +100,7 @@ def find_model(name: str) -> ModelCard:
                 absent.why.rstrip("."),
                 code="model_not_published",
                 hint=f"what exists: {', '.join(absent.nearest)}; "
-                "if you have weights under this name, pass --source DIR_OR_REPO",
+                "if you have weights under this name, pass --source DIR",
             )
     raise _unknown("model", name, [(m.id, *m.aliases) for m in loaded.models.values()])
 

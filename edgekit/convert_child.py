@@ -64,7 +64,9 @@ def main() -> int:
     return 0
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # The parent asks twice, by the pipe and by the signal; the second must not break the tidying.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

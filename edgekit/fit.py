@@ -276,8 +276,10 @@ def _lost(loser: Candidate, best: Candidate) -> Lost:
             why = wording.would_need(kind, loser.missing_bytes or 0, loser.largest_ctx)
     elif not kind.automatic and kind.why_not_automatic:
         why = kind.why_not_automatic
-    elif kind.loss < chosen.loss and slow is not None:
+    elif kind.loss < chosen.loss and slow is not None and slow.value < Q8_FLOOR_TOK_S:
         why = wording.slower_for_nothing(kind, chosen, slow.value, Q8_FLOOR_TOK_S)
+    elif kind.loss < chosen.loss:
+        why = wording.fits_too(kind, chosen)
     else:
         gain = slow.value / fast.value - 1 if slow and fast else None
         why = wording.faster_but(kind, chosen, gain, loser.largest_ctx, best.plan.n_ctx)

@@ -145,3 +145,11 @@ def slower_for_nothing(filetype: FileType, best: FileType, tok_s: float, floor: 
         f"{filetype.id} fits too but gives {tok_s:.1f} tok/s a user, under the {floor:.0f} "
         f"at which losing {best.loss - filetype.loss:.4f} less (KL) is worth the wait"
     )
+
+
+def fits_too(filetype: FileType, chosen: FileType) -> str:
+    """A better file type that lost only because another was asked for."""
+    return (
+        f"{filetype.id} fits too and is expected to lose less (KL {filetype.loss:.4f} against "
+        f"{chosen.loss:.4f}), but {chosen.id} was asked for"
+    )

@@ -24,18 +24,14 @@ HELP = """Deploy open-weight language models on your own hardware, with or witho
     edgekit deploy pocket             prove this installation, end to end
     edgekit fit mistral-3-small       what fits this machine, and why
 """
+INTERRUPTED = 128 + signal.SIGINT
 MODULES = (deploy, fit, probe, models, quantize, serve, bench, doctor)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same way out as Ctrl-C, so that children and partial files are put away."""
 
 
 def build() -> typer.Typer:
     """Return the whole command line as an object; nothing is run."""
     app = typer.Typer(
         help=HELP,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={
@@ -48,18 +44,22 @@ def build() -> typer.Typer:
     @app.callback()
     def edgekit(
         version: bool = typer.Option(
-            False, "--version", help="Print the version.", is_eager=True, allow_from_autoenv=False
+            False, "--version", help="Print the version.", is_eager=True, callback=_print_version
         ),
         debug: bool = typer.Option(False, "--debug", help="Show tracebacks. Works anywhere."),
     ) -> None:
-        del debug  # `run` takes it out wherever it stands
-        if version:
-            print(f"edgekit {__version__}")
-            raise typer.Exit
+        # Both are taken before this is reached: by the callback, and by `run` wherever it stands.
+        del version, debug
 
     for module in MODULES:
         module.register(app)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edgekit {__version__}")
+        raise typer.Exit
 
 
 def command_line() -> TyperGroup:
@@ -87,29 +87,42 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments or os.environ.get("EDGEKIT_DEBUG", "") not in ("", "0")
     arguments = [a for a in arguments if a != "--debug"]
     as_json = wants_json(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    terminated: list[int] = []
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        # The same way out as Ctrl-C, so that children and partial files are put away.
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         command = command_line()
         code = command.main(
-            arguments,
+            arguments or ["--help"],
             prog_name="edgekit",
             standalone_mode=False,
             default_map=read_settings(command),
         )
         sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        sys.stderr.write("stopped; run the same command to go on\n")
-        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-    except BrokenPipeError:
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except (BrokenPipeError, SystemExit) as error:
+        # The parser turns a broken pipe into an exit with 1, and leaves this cause.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # The reader of our output went away; that is not a failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
-        if debug:
-            raise
-        if type(error).__name__ == "Abort":
-            return 130
-        return fail(_ours(error), as_json=as_json)
+        if type(error).__name__ != "Abort":
+            if debug:
+                raise
+            return fail(_ours(error), as_json=as_json)
+        code = INTERRUPTED
+    # The parser turns Ctrl-C into this code, older versions of it into Abort.
+    if code == INTERRUPTED:
+        sys.stderr.write("stopped; run the same command to go on\n")
+        return 128 + signal.SIGTERM if terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
@@ -120,10 +133,6 @@ def wants_json(arguments: list[str]) -> bool:
     command = next((a for a in arguments if not a.startswith("-")), "")
     twin = os.environ.get(f"EDGEKIT_{command.upper()}_JSON", "")
     return twin.lower() in ("1", "true", "t", "yes", "y", "on")
-
-
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _ours(error: Exception) -> EdgekitError:

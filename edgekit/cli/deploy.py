@@ -19,6 +19,7 @@ from edgekit.cli.options import (
     Json,
     Offload,
     Port,
+    Source,
     Users,
     device_for,
     keys_option,
@@ -34,9 +35,7 @@ def register(app: typer.Typer) -> None:
     @app.command(short_help="Deploy a model on this machine and measure it.")
     def deploy(
         model: Annotated[str, typer.Argument(help="Model, as `name` or `name:FILETYPE`.")],
-        source: Annotated[
-            Path | None, typer.Option(help="Checkpoint folder to use instead of the catalogue's.")
-        ] = None,
+        source: Source = None,
         filetype: FileTypeOption = None,
         users: Users = DEFAULT_USERS,
         ctx: Ctx = None,

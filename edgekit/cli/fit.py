@@ -14,6 +14,7 @@ from edgekit.cli.options import (
     FileTypeOption,
     Json,
     Offload,
+    Source,
     Users,
     device_for,
     model_and_filetype,
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
         users: Users = DEFAULT_USERS,
         ctx: Ctx = None,
         offload: Offload = None,
+        source: Source = None,
         filetype: FileTypeOption = None,
         json: Json = False,
     ) -> None:
@@ -42,8 +44,15 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit fit mistral-3-small --device a10 --users 4
         """
-        from edgekit.catalogue import find_model, load_devices
+        from edgekit.catalogue import load_devices
+        from edgekit.errors import UsageError
         from edgekit.fit import candidates, fit_record
+        from edgekit.source import card_for
+
+        if source is not None and len(models) > 1:
+            raise UsageError(
+                "--source belongs to one model", code="usage", hint="name one model with --source"
+            )
 
         devices = (
             [d for d in load_devices().values() if d.id != "this"]
@@ -53,7 +62,7 @@ def register(app: typer.Typer) -> None:
         rows: list[Candidate] = []
         for text in models:
             name, wanted = model_and_filetype(text, filetype)
-            card = find_model(name)
+            card = card_for(name, source)
             for d in devices:
                 found = candidates(
                     card, d, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload

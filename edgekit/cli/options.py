@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,9 @@ FileTypeOption = Annotated[
 Offload = Annotated[
     int | None,
     typer.Option(min=0, help="Layers on the GPU, the rest in host memory. Default: all."),
+]
+Source = Annotated[
+    Path | None, typer.Option(help="Checkpoint folder to use instead of the catalogue's.")
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="A device of `edgekit devices`, or `this` machine.")

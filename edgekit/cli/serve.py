@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgekit.cli.options import DEFAULT_USERS, Host, Port, keys_option
+from edgekit.cli import output
+from edgekit.cli.options import DEFAULT_USERS, Host, Json, Port, keys_option
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
         extra_bufts: Annotated[
             bool, typer.Option(help="Repacked and AMX weights; off for a build that crashes.")
         ] = True,
+        json: Json = False,
     ) -> None:
         """Serve a GGUF file until Ctrl-C.
 
@@ -36,7 +38,7 @@ def register(app: typer.Typer) -> None:
         from edgekit.errors import MissingInputError
         from edgekit.preflight import check_endpoint, check_installed
 
-        keys = tuple(api_key or ())
+        keys, name = tuple(api_key or ()), model_id or file.stem
         if not file.is_file():
             raise MissingInputError(
                 f"there is no file {file}",
@@ -51,7 +53,7 @@ def register(app: typer.Typer) -> None:
         config = ServeConfig(
             engine=EngineConfig(
                 model_path=file,
-                model_id=model_id or file.stem,
+                model_id=name,
                 n_ctx=ctx,
                 n_seq_max=users,
                 n_gpu_layers=gpu_layers,
@@ -63,4 +65,11 @@ def register(app: typer.Typer) -> None:
             api_keys=keys,
         )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        run(config, on_ready=lambda url: sys.stderr.write(f"ready on {url}/v1\n"))
+
+        def ready(url: str) -> None:
+            if json:
+                output.emit({"schema": "edgekit.serve/1", "url": f"{url}/v1", "model": name})
+            else:
+                sys.stderr.write(f"ready on {url}/v1 · Ctrl-C stops\n")
+
+        run(config, on_ready=ready)
