@@ -20,6 +20,7 @@ from edgekit.facts import Device
 from edgekit.machine import Canary, Machine
 from edgekit.memory import weights as weights_table
 from edgekit.plan import Plan, as_record, ceiling, hub_source
+from edgekit.preflight import check_room
 from edgekit.report.record import Estimate, LatencyRecord, Predicted, PredictedRow
 from edgekit.serving import Server
 from edgekit.store import Entry, Store, write_durably
@@ -73,6 +74,7 @@ def obtain(plan: Plan, store: Store, watch: Watcher) -> Path:
         return store.path(plan.entry)
     if plan.weights is None:
         raise weights_missing(plan)
+    check_room(store.root, plan.choice.candidate.file_bytes)
     with store.writing(plan.card.id, filetype) as partial:
         # Whoever held the lock until now may have made this very file.
         if (entry := store.find(plan.card.id, filetype, plan.source)) is not None:

@@ -6,9 +6,18 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-from edgekit.errors import BusyError, ConfigError, DeniedError, EngineFailedError, from_foreign
+from edgekit.errors import (
+    BusyError,
+    CannotCreateError,
+    ConfigError,
+    DeniedError,
+    EngineFailedError,
+    from_foreign,
+)
+from edgekit.units import format_bytes
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
@@ -35,8 +44,6 @@ def local_url(host: str, port: int) -> str:
 
 
 def _check_exposure(host: str, keys: Sequence[str]) -> None:
-    from pathlib import Path
-
     try:
         from edgekit_server import EngineConfig, ServeConfig, ServerError
         from edgekit_server.security import check_exposure
@@ -89,6 +96,22 @@ def _refused(error: OSError, host: str, port: int) -> BusyError | DeniedError | 
         code="bad_host",
         hint="pass an address of this machine with --host, such as 127.0.0.1",
     )
+
+
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Raise CannotCreateError when the disk of `folder` cannot take a file of this size.
+
+    The converter checks too, but only once it has read and hashed the whole checkpoint.
+    """
+    from edgekit.surroundings import free_bytes, nearest_existing
+
+    free = free_bytes(nearest_existing(folder))
+    if free is not None and free < needed_bytes:
+        raise CannotCreateError(
+            f"{folder} has {format_bytes(free)} free, {format_bytes(needed_bytes)} are needed",
+            code="disk_full",
+            hint="free some space, or move the store with EDGEKIT_STORE",
+        )
 
 
 def check_installed(*packages: str) -> None:

@@ -53,11 +53,9 @@ def find(folder: Path, wanted: str) -> Running | None:
 
     Files of deployments that were killed are skipped: their process is gone.
     """
-    import psutil
-
-    found = [_read(file) for file in sorted(folder.glob("*.json"), key=_age)]
-    for running in found:
-        if running is None or not psutil.pid_exists(running.pid):
+    for file in sorted(folder.glob("*.json"), key=_age):
+        running = _read(file)
+        if running is None or not _alive(running.pid, -_age(file)):
             continue
         if wanted == running.head.model or _same_place(wanted, running.url):
             return running
@@ -69,6 +67,16 @@ def _age(file: Path) -> float:
         return -file.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _alive(pid: int, announced_at: float) -> bool:
+    """Is it still the process that was announced? Ids are given to new processes again."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() <= announced_at + 1
+    except psutil.Error:
+        return False
 
 
 def _read(file: Path) -> Running | None:

@@ -52,9 +52,9 @@ def register(app: typer.Typer) -> None:
         key = api_key[0] if api_key else None
         url, running = resolve(target)
         if not json:
-            known = running.head.ceiling if running else None
             output.say("Endpoint", url)
-            output.say("Ceiling", ceiling_line(known))
+            unknown = "not known: no deployment of this machine answers there"
+            output.say("Ceiling", ceiling_line(running.head.ceiling) if running else unknown)
         with output.StepLines(quiet=json) as lines:
             lines.begin("measure", url)
             record = latency.measure(

@@ -59,12 +59,13 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit deploy pocket
         """
-        from edgekit.preflight import check_endpoint
+        from edgekit.preflight import check_endpoint, check_installed
 
         started = time.monotonic()
         load_levels = levels(load)
         keys = list(api_key or ())
         if not dry_run:
+            check_installed("numpy", "llama_cpp", "fastapi", "uvicorn", "msgpack", "jinja2")
             check_endpoint(host, port, keys)
         plan, machine = make(
             model, source, filetype, users, ctx, offload, host, port, device, dry_run

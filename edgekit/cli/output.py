@@ -100,7 +100,7 @@ class StepLines:
         self._close()
 
     def begin(self, kind: str, text: str) -> None:
-        """Start a step; `kind` "quantize" counts bytes, others count things."""
+        """Start a step; "quantize" counts bytes, "measure" requests, others just take time."""
         self.started = time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
@@ -145,10 +145,14 @@ def _columns(kind: str) -> list[ProgressColumn]:
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
+        SpinnerColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
     if kind == "quantize":
         return [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    if kind != "measure":
+        return [SpinnerColumn(), TimeElapsedColumn()]
     return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]

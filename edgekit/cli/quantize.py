@@ -52,7 +52,9 @@ def register(app: typer.Typer) -> None:
                 output.say("Type", f"{kind}, {format_bytes(tensor_bytes)} of tensors")
             return
         from edgekit.converter import convert
+        from edgekit.preflight import check_room
 
+        check_room(target.parent, tensor_bytes)
         with output.StepLines(quiet=json) as lines:
             lines.begin("quantize", f"{source.resolve().name} → {kind}")
             made = convert(source, target, kind, threads=threads, progress=lines.progress)

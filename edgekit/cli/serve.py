@@ -26,6 +26,9 @@ def register(app: typer.Typer) -> None:
         extra_bufts: Annotated[
             bool, typer.Option(help="Repacked and AMX weights; off for a build that crashes.")
         ] = True,
+        canary: Annotated[
+            bool, typer.Option(help="First decode a few tokens in a child, to find a bad build.")
+        ] = True,
         json: Json = False,
     ) -> None:
         """Serve a GGUF file until Ctrl-C.
@@ -47,6 +50,8 @@ def register(app: typer.Typer) -> None:
             )
         check_endpoint(host, port, keys)
         check_installed("fastapi", "uvicorn", "llama_cpp")
+        if canary and extra_bufts:
+            extra_bufts = survives_extra_bufts(file, gpu_layers)
         from edgekit_server import EngineConfig, ServeConfig
         from edgekit_server import serve as run
 
@@ -73,3 +78,26 @@ def register(app: typer.Typer) -> None:
                 sys.stderr.write(f"ready on {url}/v1 · Ctrl-C stops\n")
 
         run(config, on_ready=ready)
+
+
+def survives_extra_bufts(file: Path, gpu_layers: int) -> bool:
+    """Try the engine on the file; return whether it works with its extra buffers.
+
+    Raises EngineFailedError when it dies with and without them.
+    """
+    import sys
+
+    from edgekit.errors import EngineFailedError
+    from edgekit.probe import run_canary
+
+    found = run_canary(file, n_gpu_layers=gpu_layers)
+    if found.ok is False:
+        raise EngineFailedError(
+            f"the engine does not run this file here: {found.reason}",
+            code="canary_failed",
+            hint="edgekit doctor says what is wrong with the engine and how to mend it",
+        )
+    if found.use_extra_bufts is False:
+        sys.stderr.write(f"warning: {found.reason}; serving without them, slower\n")
+    # A file that the canary refuses is for the server to speak about.
+    return found.use_extra_bufts is not False

@@ -45,14 +45,16 @@ def read_settings(group: TyperGroup) -> dict[str, dict[str, object]]:
                 if option not in known[name]:
                     what = f"[{name}] has no option {key!r}"
                     raise _unknown(file, what, option, known[name])
-                found.setdefault(name, {})[option] = value
+                # The parser would take the letters of a string for several values.
+                several = known[name][option] and not isinstance(value, list)
+                found.setdefault(name, {})[option] = [value] if several else value
     return found
 
 
-def _options(params: Iterable[object]) -> dict[str, None]:
-    """Return the names of options; arguments are said on the command line only."""
+def _options(params: Iterable[object]) -> dict[str, bool]:
+    """Return the options, and whether one takes several values; arguments are no settings."""
     return {
-        str(getattr(p, "name", "")): None
+        str(getattr(p, "name", "")): bool(getattr(p, "multiple", False))
         for p in params
         if getattr(p, "param_type_name", "") == "option"
         and getattr(p, "name", "") not in ("help", "json", "dry_run")

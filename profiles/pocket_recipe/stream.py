@@ -139,15 +139,17 @@ class Rows:
             self._epochs = {number: np.concatenate([self.files[i] for i in order])}
         return self._epochs[number]
 
-    def code(self, position: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def code(self, position: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the window that starts at token `position` of the endless shuffled stream."""
         per_epoch = self.n_tokens - length - 1
         stream = self._epoch(position // per_epoch)
         start = position % per_epoch
         window = stream[start : start + length + 1].astype(np.int64)
-        return window, np.ones(length + 1, dtype=bool)
+        return window, np.ones(length + 1, dtype=np.float32)
 
-    def repeats(self, r: random.Random, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def repeats(
+        self, r: random.Random, length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return spans that come back after a while; only what comes back is learned.
 
         Copying from the context (a tool's argument, a name seen above) needs induction heads; in
@@ -155,7 +157,7 @@ class Rows:
         """
         rng = np.random.default_rng(r.getrandbits(64))
         ids: list[NDArray[np.int64]] = []
-        mask: list[NDArray[np.bool_]] = []
+        mask: list[NDArray[np.float32]] = []
         size = 0
         while size < length + 1:
             spans = [rng.integers(64, 4096, rng.integers(4, 33)) for _ in range(rng.integers(2, 6))]
@@ -166,13 +168,14 @@ class Rows:
                 ids.append(spans[i])
                 mask.append(again)
                 size += len(spans[i])
-        return np.concatenate(ids)[: length + 1], np.concatenate(mask)[: length + 1]
+        weights = np.concatenate(mask)[: length + 1].astype(np.float32)
+        return np.concatenate(ids)[: length + 1], weights
 
     def packed(
-        self, r: random.Random, length: int, *, fim: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        self, r: random.Random, length: int, *, fim: bool, middle_weight: float = 1.0
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         ids: list[int] = []
-        mask: list[bool] = []
+        mask: list[float] = []
         while len(ids) < length + 1:
             if fim:
                 prefix, middle, suffix = fim_split(r, r.choice(self.texts))
@@ -183,9 +186,10 @@ class Rows:
                     )
                 )
                 part = [BOS, SUFFIX, *s, PREFIX, *p, *m, EOS]
-                learn = [False] * 2 + [True] * (len(part) - 2)
+                learn = [0.0] * 2 + [1.0] * (len(s) + 1 + len(p)) + [middle_weight] * (len(m) + 1)
             else:
-                part, learn = self.chat.draw(r, self.python)
+                part, marks = self.chat.draw(r, self.python)
+                learn = [float(x) for x in marks]
             ids += part
             mask += learn
-        return np.array(ids[: length + 1]), np.array(mask[: length + 1])
+        return np.array(ids[: length + 1]), np.array(mask[: length + 1], dtype=np.float32)

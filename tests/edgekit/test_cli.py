@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from edgekit.cli import command_line
 from edgekit.cli.output import wrap
+from edgekit.cli.settings import read_settings
 from tests.support.cli import POCKET, ROOT, Cli
 
 COMMANDS = ("deploy", "fit", "probe", "models", "devices", "quantize", "serve", "bench", "doctor")
@@ -187,6 +188,14 @@ def test_flag_over_environment_over_file(tmp_path: Path) -> None:
     cli = Cli(tmp_path, {"EDGEKIT_FIT_USERS": "3"})
     assert cli.json("fit", "pocket")["rows"][0]["users"] == 3
     assert cli.json("fit", "pocket", "--users", "5")["rows"][0]["users"] == 5
+
+
+def test_one_key_in_a_file_is_one_key(cli: Cli, group: TyperGroup) -> None:
+    cli.config.mkdir()
+    (cli.config / "config.toml").write_text('[serve]\napi-key = "abc"\nusers = 2\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CONFIG_DIR", str(cli.config))
+        assert read_settings(group) == {"serve": {"api_key": ["abc"], "users": 2}}
 
 
 def test_json_can_be_asked_for_in_the_environment(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -19,12 +20,13 @@ import pytest
 
 from edgekit import running
 from edgekit.catalogue import find_device, find_model
-from edgekit.deploy import FRONT_BYTES, Proof, head, informed, predicted
-from edgekit.errors import BusyError, ConfigError, DeniedError
+from edgekit.cli.output import StepLines
+from edgekit.deploy import FRONT_BYTES, Proof, head, informed, obtain, predicted
+from edgekit.errors import BusyError, CannotCreateError, ConfigError, DeniedError, EngineFailedError
 from edgekit.fit import choose, device_from_machine
 from edgekit.machine import Canary, Cpu, Engine, Host, Machine, Memory
 from edgekit.plan import Plan, make_plan
-from edgekit.preflight import check_endpoint, local_url
+from edgekit.preflight import check_endpoint, check_installed, check_room, local_url
 from edgekit.serve_child import from_request, to_request
 from edgekit.store import Store
 from edgekit_server import EngineConfig, ServeConfig
@@ -44,8 +46,13 @@ XEON = Machine(
 
 @pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that the first deployment of this module fills and the others hit."""
-    return tmp_path_factory.mktemp("store")
+    """A store that holds pocket as Q4_K_M."""
+    root = tmp_path_factory.mktemp("store")
+    plan = plan_on("this", root, filetype="Q4_K_M")
+    file = obtain(plan, Store(root), StepLines(quiet=True))
+    assert plan_on("this", root, filetype="Q4_K_M").steps[1].done
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == file.stem
+    return root
 
 
 @pytest.fixture
@@ -53,10 +60,16 @@ def cli(tmp_path: Path, shared_store: Path) -> Cli:
     return Cli(tmp_path, {"EDGEKIT_STORE": str(shared_store)})
 
 
-def plan_on(device_name: str, tmp_path: Path, model: str = "pocket", users: int = 4) -> Plan:
+def plan_on(
+    device_name: str,
+    tmp_path: Path,
+    model: str = "pocket",
+    users: int = 4,
+    filetype: str | None = None,
+) -> Plan:
     device = device_from_machine(XEON) if device_name == "this" else find_device(device_name)
     card = find_model(model)
-    choice = choose(card, device, users=users)
+    choice = choose(card, device, users=users, filetype=filetype)
     return make_plan(card, device, choice, Store(tmp_path), host="127.0.0.1", port=8484)
 
 
@@ -183,6 +196,33 @@ def test_a_folder_of_ones_own_under_a_name_of_its_own(cli: Cli) -> None:
     assert (ready["model"], ready["store_hit"]) == ("mine", False)
 
 
+def test_serve_serves_one_file_until_it_is_told_to_stop(cli: Cli) -> None:
+    port = str(free_port())
+    with subprocess.Popen(
+        cli.command("serve", gguf(cli), "--model-id", "p", "--port", port, "--json"),
+        env=cli.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or lines[-1] not in ("}\n", ""):
+            lines.append(process.stdout.readline())
+        record = json.loads("".join(lines))
+        assert record["url"] == f"http://127.0.0.1:{port}/v1"
+        assert httpx.get(f"{record['url']}/models").json()["data"][0]["id"] == "p"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def gguf(cli: Cli) -> Path:
+    target = cli.home / "p.gguf"
+    assert cli.run("quantize", POCKET, target, "--filetype", "Q4_0").returncode == 0
+    return target
+
+
 def test_predictions_for_more_users_than_sequences(tmp_path: Path) -> None:
     rows = predicted(plan_on("a10", tmp_path, "mistral-3-small", users=2), (1, 2, 4)).rows
     one, two, four = (row.decode_tok_s for row in rows)
@@ -225,6 +265,10 @@ def test_a_deployment_is_found_while_its_process_lives(tmp_path: Path) -> None:
         with running.announced(tmp_path / "r", left):
             assert running.find(tmp_path / "r", "left") is None
         (tmp_path / "r" / "1.json").write_text("{")
+        # The id of a process that ended long ago, given to this one since.
+        os.utime(tmp_path / "r" / f"{os.getpid()}.json", (1e9, 1e9))
+        assert running.find(tmp_path / "r", "pocket") is None
+        os.utime(tmp_path / "r" / f"{os.getpid()}.json")
         assert running.find(tmp_path / "r", "pocket") == here
     assert running.find(tmp_path / "none", "pocket") is None
 
@@ -258,6 +302,21 @@ def test_a_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeniedError) as caught:
         check_endpoint("127.0.0.1", 80, [])
     assert caught.value.exit_code == 77
+
+
+def test_a_disk_that_is_too_small_is_known_before_the_weights_are_read(tmp_path: Path) -> None:
+    check_room(tmp_path / "not" / "there" / "yet", 1)
+    with pytest.raises(CannotCreateError) as caught:
+        check_room(tmp_path / "not" / "there" / "yet", 10**18)
+    assert (caught.value.exit_code, caught.value.code) == (73, "disk_full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_its_cure() -> None:
+    check_installed("numpy", "llama_cpp")
+    with pytest.raises(EngineFailedError, match="no_such_package") as caught:
+        check_installed("no_such_package")
+    assert caught.value.hint == "pip install 'edgekit[all]'"
 
 
 def test_addresses_are_refused_before_anything_begins() -> None:
