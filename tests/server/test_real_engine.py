@@ -79,6 +79,8 @@ def test_stream_and_whole_answer_agree(api: openai.OpenAI) -> None:
         "messages": [{"role": "user", "content": "Tell me about Python."}],
         "max_tokens": 40,
         "seed": 11,
+        # A kept prefix changes how the prompt is batched, and so the rounding.
+        "extra_body": {"cache_prompt": False},
     }
     whole = api.chat.completions.create(**request).choices[0]
     chunks = [c.choices[0] for c in api.chat.completions.create(**request, stream=True)]
@@ -188,8 +190,12 @@ def test_bad_bias_and_empty_prompt(pocket: Server) -> None:
 
 
 def test_many_streams_at_once_each_get_their_own(pocket: Server) -> None:
+    # Questions that pocket answers without a doubt: no near tie for the batch to turn.
+    asks = ["What is edgekit?", "Who are you?", "How do I deploy a model?", "What is TTFT?"]
+    asks += ["What is ITL?", "What is prefill?", "What is a GGUF?", "What is Mistral Small?"]
+
     def one(number: int) -> Any:
-        return _stream(pocket, f"number {number}", seed=number, temperature=0)
+        return _stream(pocket, asks[number], seed=number, temperature=0)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         together = list(pool.map(one, range(8)))

@@ -58,10 +58,27 @@ def test_greedy_equals_a_plain_loop(engine: Driver, tokenizer: Tokenizer) -> Non
 def test_batched_equals_alone(engine: Driver, tokenizer: Tokenizer) -> None:
     text = SOURCES[0].read_text()
     prompts = [tokenizer.encode([("<s>" + text[37 * i :][:200], True)]) for i in range(6)]
-    alone = [engine.alone(prompt, 32) for prompt in prompts]
-    ids = [engine.submit(prompt, 32) for prompt in prompts]
+    sampling = Sampling(temperature=0, n_logprobs=2)
+    alone: list[int] = []
+    for prompt in prompts:
+        alone.append(engine.submit(prompt, 32, sampling, cache=False))
+        engine.run()
+    together = [engine.submit(prompt, 32, sampling) for prompt in prompts]
     engine.run()
-    assert [engine.tokens(i) for i in ids] == alone
+    n_same = 0
+    for a, b in zip(alone, together, strict=True):
+        at = first_difference(engine.tokens(a), engine.tokens(b))
+        n_same += at is None
+        # Rounding differs with the batch's size, so a near tie may fall the other way.
+        if at is not None:
+            best, second = engine.outputs[a][at].top_logprobs[0]
+            assert best.logprob - second.logprob < 0.05
+    assert n_same >= len(prompts) // 2
+
+
+def first_difference(a: list[int], b: list[int]) -> int | None:
+    assert len(a) == len(b)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), None)
 
 
 def test_seeds_hold_among_others(engine: Driver, tokenizer: Tokenizer) -> None:
