@@ -57,7 +57,12 @@ def lines(machine: object) -> list[tuple[str, str]]:
     else:
         found.append(("Engine", "none installed: pip install 'edgekit[all]'"))
     if engine.canary is not None:
-        found.append(("Canary" if engine.canary.ok else "Warning", engine.canary.reason))
+        found.append(
+            (
+                "Canary" if engine.canary.ok and engine.canary.use_extra_bufts else "Warning",
+                engine.canary.reason,
+            )
+        )
     if machine.device_profile:
         found.append(("Profile", machine.device_profile))
     return found + [("Note", note) for note in machine.notes]
