@@ -84,7 +84,6 @@ def test_small_shapes_are_llama_quantizes_files(shape: str, tmp_path: Path) -> N
     assert_identical(folder, tmp_path, names)
 
 
-@pytest.mark.skipif(not (POCKET / "config.json").is_file(), reason="pocket is not trained yet")
 def test_pocket_is_llama_quantizes_file(tmp_path: Path) -> None:
     assert_identical(POCKET, tmp_path, list(FILE_TYPES))
 
