@@ -13,7 +13,7 @@ class EngineConfig:
     model_path: Path
     model_id: str
     n_ctx: int = 8192
-    """KV cells shared by all sequences (unified KV)."""
+    """KV cells of all sequences together."""
     n_seq_max: int = 4
     n_batch: int = 2048
     n_ubatch: int = 512
@@ -26,6 +26,19 @@ class EngineConfig:
     flash_attn: bool | None = None
     max_queue: int | None = None
     """Requests that may wait; None is 8 x n_seq_max."""
+    kv_mode: str = "auto"
+    """unified, streams or auto; see engine/memory.py."""
+    host_cache_bytes: int = 0
+    """Host RAM for the KV of sequences that lost their place; 0: none."""
+    disk_cache: Path | None = None
+    """Folder that keeps such KV over restarts; None: none."""
+    speculation: str = "auto"
+    """auto (prompt lookup where it pays), off, or draft (needs `draft_model`)."""
+    draft_model: Path | None = None
+    deadline_s: float | None = None
+    """Longest life of any request, from intake; None: none."""
+    itl_target_ms: float = 100.0
+    """A prompt's chunks shrink while other sequences decode until a step takes about this."""
 
 
 @dataclass(frozen=True, slots=True)

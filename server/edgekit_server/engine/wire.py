@@ -52,6 +52,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the answer must match. kind: json_schema, json_object, regex, choice, lark or gbnf."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     id: int
     prompt: list[Piece] | list[int]
@@ -60,6 +68,13 @@ class Generate:
     ignore_eos: bool = False
     cache_prompt: bool = True
     sampling: Sampling = field(default_factory=Sampling)
+    grammar: Grammar | None = None
+    speculate: bool = True
+    """False: no drafts for this request, whatever the engine does by default."""
+    deadline_s: float | None = None
+    """Seconds from intake after which the request ends with finish `timeout`."""
+    context_shift: bool = False
+    """True: when the context is full, forget its middle and go on instead of ending."""
 
 
 @dataclass(frozen=True, slots=True)
