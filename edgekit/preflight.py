@@ -110,7 +110,7 @@ def check_room(folder: Path, needed_bytes: int) -> None:
         raise CannotCreateError(
             f"{folder} has {format_bytes(free)} free, {format_bytes(needed_bytes)} are needed",
             code="disk_full",
-            hint="free some space, or move the store with EDGEKIT_STORE",
+            hint="free some space, or name another place (EDGEKIT_STORE moves the store)",
         )
 
 

@@ -247,6 +247,27 @@ def test_disk_full_on_the_way(tiny: Path, tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system")
+def test_disk_that_another_writer_fills_meanwhile(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of 256 KiB that seemed to have room when it was asked."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount here")
+    try:
+        usage = namedtuple("usage", "total used free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, 2**40))
+        with pytest.raises(CannotCreateError) as caught:
+            convert(tiny, disk / "m.gguf", "F32", threads=2)
+        assert (caught.value.code, caught.value.exit_code) == ("disk_full", 73)
+        assert files(disk) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_write_that_fails(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = os.write, []
 
