@@ -29,6 +29,7 @@ from .errors import (
     WireError,
 )
 from .suspects import MAX_DEATHS, Suspects, content_key
+from .watchdog import Watchdog, end
 
 log = logging.getLogger("edgekit_server")
 
@@ -67,7 +68,15 @@ class _Open:
 class EngineClient:
     """One engine child. `start` once, then `generate` from any task of the same loop."""
 
-    def __init__(self, config: EngineConfig, *, spawn: Spawn, max_backoff_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        spawn: Spawn,
+        max_backoff_s: float = 30.0,
+        watchdog_s: float | None = None,
+    ) -> None:
+        """`watchdog_s`: how long the child may get nothing done; None: for ever."""
         self.config = config
         self.state = State.LOADING
         self.hello: wire.Hello | None = None
@@ -83,6 +92,11 @@ class EngineClient:
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._fatal: wire.Fatal | None = None
+        self._watchdog_s = watchdog_s
+        self._watchdog: Watchdog | None = None
+        self._stalled: str | None = None
+        self.pulse: wire.Pulse | None = None
+        """What the present child has done so far; None until it has done something."""
 
     @property
     def in_flight(self) -> int:
@@ -111,17 +125,22 @@ class EngineClient:
             return self.hello
         raise not_ready(self.state)
 
-    async def generate(self, requests: Sequence[wire.Generate], *, param: str) -> Call:
+    async def generate(
+        self, requests: Sequence[wire.Generate], *, param: str, deadline_s: float | None = None
+    ) -> Call:
         """Hand requests to the engine; return once it accepted each of them.
 
-        The ids are set here; `param` names the field to blame. RequestError when one of them is
-        refused (none of them runs then); EngineDiedError when the child died over it.
+        The ids are set here, and the deadline, seconds from now; `param` names the field to
+        blame. RequestError when one of them is refused (none of them runs then);
+        EngineDiedError when the child died over it.
         """
         await self.ready()
         call = Call(self._forget)
         opened: list[_Open] = []
         try:
             for index, given in enumerate(requests):
+                if deadline_s is not None:
+                    given = replace(given, deadline_s=deadline_s)
                 opened.append(self._send(given, index, param, call))
             await self._drain()
             call.n_prompt = [await entry.verdict for entry in opened]
@@ -195,7 +214,7 @@ class EngineClient:
         backoff_s = FIRST_BACKOFF_S
         while True:
             began = time.monotonic()
-            self._fatal = None
+            self._fatal = self._stalled = None
             reason = await self._live_once()
             if self.state is State.STOPPED:
                 return
@@ -206,7 +225,9 @@ class EngineClient:
                 return
             self._set_state(State.RESTARTING)
             self._suspects.blame(entry.key for entry in self._open.values())
-            self._fail_open(EngineDiedError(f"the engine died ({reason}) and is being restarted"))
+            code = "engine_stalled" if self._stalled else None
+            message = f"the engine died ({reason}) and is being restarted"
+            self._fail_open(EngineDiedError(message, code=code))
             if time.monotonic() - began >= STEADY_S:
                 backoff_s = FIRST_BACKOFF_S
             log.warning("the engine died (%s); restarting in %.2f s", reason, backoff_s)
@@ -223,18 +244,35 @@ class EngineClient:
         self.process = process
         sock.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=sock)
+        watch = asyncio.create_task(self._watch(process), name="engine-watchdog")
         try:
             await self._read(reader)
             reason = ""
         except (OSError, WireError) as error:
             reason = str(error)
         finally:
+            watch.cancel()
             writer, self._writer = self._writer, None
             writer.close()
             code = await asyncio.to_thread(_reap, process)
+        if self._stalled is not None:
+            return self._stalled
         if self._fatal is not None:
             return f"{self._fatal.code}: {self._fatal.message}"
         return reason or (f"signal {-code}" if code < 0 else f"exit status {code}")
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """End the child when it gets nothing done though someone waits for it."""
+        if self._watchdog_s is None:
+            return
+        dog = self._watchdog = Watchdog(self._watchdog_s)
+        while self._stalled is None:
+            await asyncio.sleep(dog.interval_s)
+            # While it loads, no request can be open.
+            waits = [entry.verdict.done() for entry in self._open.values()]
+            self._stalled = dog.stalled(running=any(waits), unanswered=not all(waits))
+        log.error("the engine is being ended: %s", self._stalled)
+        await asyncio.to_thread(end, process)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         decoder = wire.Decoder()
@@ -244,7 +282,13 @@ class EngineClient:
 
     def _handle(self, message: wire.Message) -> None:
         match message:
+            case wire.Pulse():
+                self.pulse = message
+                if self._watchdog is not None:
+                    self._watchdog.pulse(message.worked, message.taken)
             case wire.Step():
+                if self._watchdog is not None:
+                    self._watchdog.output()
                 for output in message.outputs:
                     self._output(output)
             case wire.Accepted():
@@ -269,7 +313,7 @@ class EngineClient:
             return
         if output.finish is not None:
             del self._open[output.id]
-            if output.finish != "error":
+            if output.finish in ("stop", "length"):
                 self._suspects.clear(entry.key)
         entry.call.put(entry.index, output)
 

@@ -53,3 +53,7 @@ class ServeConfig:
     keepalive_s: float = 10.0
     """A comment line is sent on a silent stream this often."""
     restart_max_backoff_s: float = 30.0
+    watchdog_s: float | None = 120.0
+    """An engine that gets nothing done for so long while requests are open is restarted; None:
+    never. A finished graph node counts as done, and the longest one of a 24-billion-parameter
+    model (512 rows through one matrix) takes half a minute on the slowest CPU that can hold it."""

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .engine.wire import Pulse
+
 TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -55,8 +57,11 @@ class Metrics:
         """Count one answered HTTP request."""
         self.requests[route, status] += 1
 
-    def render(self, *, in_flight: int, restarts: int, ready: bool) -> str:
-        """Return the text that Prometheus scrapes."""
+    def render(
+        self, *, in_flight: int, restarts: int, ready: bool, pulse: Pulse | None = None
+    ) -> str:
+        """Return the text that Prometheus scrapes. `pulse`: the engine child's own totals."""
+        engine = pulse or Pulse(0, 0)
         lines = [
             "# HELP edgekit_requests_total HTTP requests answered.",
             "# TYPE edgekit_requests_total counter",
@@ -69,6 +74,19 @@ class Metrics:
             ("prompt_tokens_total", "counter", "Prompt tokens accepted.", self.prompt_tokens),
             ("output_tokens_total", "counter", "Tokens generated.", self.output_tokens),
             ("engine_restarts_total", "counter", "Engine children restarted.", restarts),
+            ("engine_steps_total", "counter", "Steps of this engine child.", engine.n_steps),
+            (
+                "engine_decode_seconds_total",
+                "counter",
+                "Time of its steps inside llama_decode.",
+                round(engine.decode_s, 6),
+            ),
+            (
+                "engine_busy_seconds_total",
+                "counter",
+                "Time of its steps, all they do included.",
+                round(engine.busy_s, 6),
+            ),
             ("requests_in_flight", "gauge", "Choices queued or running.", in_flight),
             ("ready", "gauge", "Whether the model is loaded.", int(ready)),
         ):

@@ -34,7 +34,10 @@ class Router:
         self.aliases = config.aliases
         self.created = int(time.time())
         self.client = EngineClient(
-            config.engine, spawn=spawn, max_backoff_s=config.restart_max_backoff_s
+            config.engine,
+            spawn=spawn,
+            max_backoff_s=config.restart_max_backoff_s,
+            watchdog_s=config.watchdog_s,
         )
         self._model: Model | None = None
 

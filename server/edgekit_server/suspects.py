@@ -16,8 +16,12 @@ MAX_REMEMBERED = 1024
 
 
 def content_key(request: wire.Generate) -> bytes:
-    """Return a digest of what the engine computes for a request; its id and seed left out."""
-    plain = replace(request, id=0, sampling=replace(request.sampling, seed=None))
+    """Return a digest of what the engine computes for a request.
+
+    Its id, seed and deadline are left out: choices of one request and retries are the same work.
+    """
+    sampling = replace(request.sampling, seed=None)
+    plain = replace(request, id=0, sampling=sampling, deadline_s=None)
     return blake2b(wire.encode(plain), digest_size=16).digest()
 
 

@@ -42,6 +42,7 @@ class Driver:
         cache: bool = True,
         ends: frozenset[int] = frozenset(),
         arrived: float = 0.0,
+        deadline: float | None = None,
     ) -> int:
         tokens = array("i", prompt)
         chooser = Chooser(
@@ -55,6 +56,7 @@ class Driver:
             arrived=arrived,
             ends=ends,
             cache_prompt=cache,
+            deadline=deadline,
         )
         self.loop.submit(request)
         return request.id

@@ -36,8 +36,9 @@ def write_model(
     seed: int = 1,
     pre: str = "tekken",
     fim_keys: bool = False,
+    n_filler: int = 0,
 ) -> Path:
-    """Write the model; `quantized`: matrices in Q4_0, else F32."""
+    """Write the model; `quantized`: matrices in Q4_0, else F32; `n_filler`: more vocabulary."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("synthetic")
@@ -52,7 +53,7 @@ def write_model(
     writer.add_rope_dimension_count(HEAD_DIM)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    tokens = vocabulary()
+    tokens = [*vocabulary(), *(f"filler{i}" for i in range(n_filler))]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)

@@ -22,6 +22,7 @@ from ..errors import RequestError, ServerError
 from ..router import Model
 from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
+from .deadline import deadline_of
 from .failures import error_body
 from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
 from .schema import ChatRequest, Function, ToolChoice
@@ -109,7 +110,9 @@ async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
     render = partial(model.template.render, enable_thinking=thinking)
     rendered = await asyncio.to_thread(lambda: render(normalise(body.messages), tools))
     prompt = with_bos(rendered.pieces, model.hello)
-    call = await model.client.generate(generates(prompt, body, sampling, limit), param="messages")
+    requests = generates(prompt, body, sampling, limit)
+    waits_s = deadline_of(request)
+    call = await model.client.generate(requests, param="messages", deadline_s=waits_s)
     made_id = f"chatcmpl-{uuid.uuid4().hex}"
     return Prepared(body, model, rendered, bool(tools), made_id, int(time.time())), call
 

@@ -10,6 +10,7 @@ from ..chat.parser import Event, Parser
 from ..engine.wire import Output, TopToken
 from ..errors import EngineDiedError, ServerError
 from ..metrics import Metrics
+from .deadline import timed_out
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Choice:
             raise EngineDiedError(
                 output.error or "the engine failed this request", code="engine_error"
             )
+        if output.finish == "timeout":
+            raise timed_out()
         self.n_tokens += len(output.tokens)
         self.n_cached += output.n_cached or 0
         tops = output.top_logprobs or [[] for _ in output.logprobs]

@@ -19,6 +19,7 @@ from ..errors import RequestError, ServerError
 from ..router import Model
 from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
+from .deadline import deadline_of
 from .failures import error_body
 from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
 from .schema import MAX_CHOICES, CompletionRequest, Prompt
@@ -100,7 +101,8 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
         for prompt in prompts
         for generate in generates(_tokenizable(prompt, body.suffix, model), body, sampling, limit)
     ]
-    call = await model.client.generate(requests, param="prompt")
+    waits_s = deadline_of(request)
+    call = await model.client.generate(requests, param="prompt", deadline_s=waits_s)
     return Prepared(body, model, echoes, f"cmpl-{uuid.uuid4().hex}", int(time.time())), call
 
 

@@ -41,5 +41,6 @@ async def metrics(request: Request) -> Response:
         in_flight=client.in_flight,
         restarts=client.restarts,
         ready=client.state is State.READY,
+        pulse=client.pulse,
     )
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")

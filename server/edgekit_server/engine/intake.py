@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgekit_server.engine import wire
 from edgekit_server.engine.loop import Loop
-from edgekit_server.engine.request import Request
+from edgekit_server.engine.request import Request, deadline
 from edgekit_server.engine.sampling import Chooser
 from edgekit_server.engine.tokenizer import Tokenizer, TooLongError
 from edgekit_server.engine.vocabulary import Vocabulary
@@ -56,8 +56,12 @@ class Intake:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     n_ctx_seq: int
+    deadline_s: float | None = None
+    """Longest life of any request; a request may ask for a shorter one."""
     failure: Exception | None = None
     """What ended `run` before its time; the main thread raises it."""
+    n_taken: int = 0
+    """Messages dealt with."""
 
     def run(self) -> None:
         """Serve messages until Stop, end of file, or bytes that are no message."""
@@ -66,6 +70,7 @@ class Intake:
                 if isinstance(message, wire.Stop):
                     break
                 self._serve(message)
+                self.n_taken += 1
         except Exception as error:
             self.failure = error
         finally:
@@ -97,6 +102,7 @@ class Intake:
         self.outbox.send(wire.Tokens(message.id, ids.tolist()))
 
     def _generate(self, message: wire.Generate) -> None:
+        arrived = time.monotonic()
         if not self.loop.has_room():
             raise _RefusalError("queue_full", "the engine's queue is full")
         self._check_ids(message.sampling.logit_bias, "logit_bias")
@@ -122,7 +128,8 @@ class Intake:
                 n_ctx=self.n_ctx_seq,
                 forbidden=never,
             ),
-            arrived=time.monotonic(),
+            arrived=arrived,
+            deadline=deadline(arrived, self.deadline_s, message.deadline_s),
             ends=ends,
             cache_prompt=message.cache_prompt,
         )

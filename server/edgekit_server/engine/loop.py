@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from edgekit_server.engine import native, sampling, scheduler
+from edgekit_server.engine.admission import Admission
 from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.memory import SeqTable
-from edgekit_server.engine.request import Request
+from edgekit_server.engine.pace import Pace
+from edgekit_server.engine.request import Request, expired
 from edgekit_server.engine.scheduler import Chunk, Work
 from edgekit_server.engine.vocabulary import Vocabulary
 from edgekit_server.engine.wire import Output, Step
@@ -33,6 +35,7 @@ class Loop:
         *,
         reuse: bool,
         max_queue: int,
+        itl_target_s: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`reuse`: whether this model's memory can be cut anywhere, so prefixes may stay."""
@@ -41,23 +44,25 @@ class Loop:
         self._emit = emit
         self._clock = clock
         self._batch = Batch(context.n_batch)
+        self._pace = Pace(itl_target_s, context.n_ubatch)
         self.table = SeqTable(context.n_seq_max, context.n_ctx, context, reuse=reuse)
         self._capacity = context.n_seq_max + max_queue
         self._inbox: deque[Request | int] = deque()
         self._wake = threading.Event()
         self._stopping = False
-        self._waiting: deque[Request] = deque()
-        self._running: dict[int, Request] = {}
+        self.admission = Admission(self.table, clock)
+        self._running = self.admission.running
         self._failed_steps = 0
-        self.n_steps = self.n_preempted = 0
-        self.decode_s = 0.0
-        """Time inside llama_decode, for measuring what the rest costs."""
+        self.n_steps = 0
+        self.decode_s = self.busy_s = 0.0
+        """Time inside llama_decode and in whole steps: what lies between is our own cost."""
 
     # -- from the intake thread ---------------------------------------------------------------
 
     def has_room(self) -> bool:
         """Whether one more request may come in: running plus waiting below the bound."""
-        return len(self._running) + len(self._waiting) + len(self._inbox) < self._capacity
+        n_inside = len(self._running) + len(self.admission.waiting) + len(self._inbox)
+        return n_inside < self._capacity
 
     def submit(self, request: Request) -> None:
         self._inbox.append(request)
@@ -77,7 +82,10 @@ class Loop:
     def run(self) -> None:
         """Step until stopped; sleep while there is nothing to do."""
         while not self._stopping:
-            if not self.step():
+            began = time.perf_counter()
+            more = self.step()
+            self.busy_s += time.perf_counter() - began
+            if not more:
                 self._wake.wait(IDLE_WAIT_S)
             self._wake.clear()
 
@@ -87,75 +95,51 @@ class Loop:
         Raises EngineDiedError when several steps in a row have failed.
         """
         outputs = self._take_inbox()
-        outputs += self._admit()
+        open_requests = [*self.admission.waiting, *self._running.values()]
+        late = expired(open_requests, self._clock())
+        outputs += [self._finish(request, "timeout") for request in late]
+        outputs += [self._finish(request, "length") for request in self.admission.admit()]
         if self._running:
             outputs += self._compute()
         if outputs:
             self._emit(Step(outputs))
-        return bool(self._running or self._waiting or self._inbox)
+        return bool(self._running or self.admission.waiting or self._inbox)
 
     def _take_inbox(self) -> list[Output]:
         outputs: list[Output] = []
         while self._inbox:
             item = self._inbox.popleft()
             if isinstance(item, Request):
-                self._waiting.append(item)
+                self.admission.waiting.append(item)
                 continue
-            for request in [*self._waiting, *self._running.values()]:
+            for request in [*self.admission.waiting, *self._running.values()]:
                 if request.id == item:
                     outputs.append(self._finish(request, "cancelled"))
         return outputs
 
-    def _admit(self) -> list[Output]:
-        """Start waiting requests in order of arrival while ids and cells allow."""
-        outputs: list[Output] = []
-        while self._waiting and self.table.has_room():
-            request = self._waiting[0]
-            if len(request.tokens) >= request.limit:
-                outputs.append(self._finish(request, "length"))
-                continue
-            if self._running and not self._fits(request):
-                break
-            self._waiting.popleft()
-            request.seq, n_cached = self.table.acquire(
-                request.key, request.tokens, reuse=request.cache_prompt
-            )
-            request.admitted = self._clock()
-            if not request.announced:
-                request.n_cached = n_cached
-            self._running[request.key] = request
-        return outputs
-
-    def _fits(self, request: Request) -> bool:
-        shared = self.table.shared_with_running(request.tokens) if request.cache_prompt else 0
-        reserved = sum(self._remaining(r) + r.reserve for r in self._running.values())
-        return scheduler.can_admit(
-            free_cells=self.table.n_cells - self.table.busy_cells(),
-            needed=len(request.tokens) - shared + request.reserve,
-            reserved=reserved,
-        )
-
     def _remaining(self, request: Request) -> int:
-        return len(request.tokens) - self._computed(request)
+        return self.admission.remaining(request)
 
     def _computed(self, request: Request) -> int:
-        assert request.seq is not None
-        return len(self.table.residents[request.seq].tokens)
+        return self.admission.computed(request)
 
     def _compute(self) -> list[Output]:
         """Plan and decode until something fits; return what came out."""
         outputs: list[Output] = []
         while self._running:
             chunks = scheduler.plan(
-                self._works(), n_batch=self._context.n_batch, n_ubatch=self._context.n_ubatch
+                self._works(), n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
             )
-            self._make_room(sum(chunk.count for chunk in chunks))
+            n_rows = sum(chunk.count for chunk in chunks)
+            self.admission.make_room(n_rows)
             rows = self._fill(chunks)
             began = time.perf_counter()
             code = self._context.decode(self._batch.ready())
             self.decode_s += time.perf_counter() - began
             if code == 0:
                 outputs += self._advance(chunks, rows)
+                if n_rows > len(chunks):  # a prompt's rows among them
+                    self._pace.learn(n_rows, time.perf_counter() - began)
                 self.n_steps += 1
                 self._failed_steps = 0
                 return outputs
@@ -171,13 +155,6 @@ class Loop:
             assert request.seq is not None
             works.append(Work(request.key, request.seq, remaining, decoding, now - request.arrived))
         return works
-
-    def _make_room(self, n_rows: int) -> None:
-        """Drop idle residents, oldest first, until the step's rows have cells."""
-        table = self.table
-        while table.most_used_cells() + n_rows > table.n_cells:
-            if table.used_cells() + n_rows <= table.n_cells or not table.drop_oldest_idle():
-                return
 
     def _fill(self, chunks: Sequence[Chunk]) -> list[int]:
         """Write the batch; return the batch row of each chunk that asks for output."""
@@ -203,9 +180,9 @@ class Loop:
                 drawing.append(request)
         if not drawing:
             return []
-        pairs = [(request.chooser, row) for request, row in zip(drawing, rows, strict=True)]
-        choices = sampling.choose(self._context, pairs, self._vocabulary.pieces)
-        return [self._take(r, choice) for r, choice in zip(drawing, choices, strict=True)]
+        asks = [sampling.Ask(r.chooser, row) for r, row in zip(drawing, rows, strict=True)]
+        answers = sampling.choose(self._context, asks, self._vocabulary.pieces)
+        return [self._take(r, choices[0]) for r, choices in zip(drawing, answers, strict=True)]
 
     def _take(self, request: Request, choice: sampling.Choice) -> Output:
         """Apply one drawn token; decide at once whether it is the last."""
@@ -254,32 +231,13 @@ class Loop:
 
     def _release(self, request: Request, *, keep: bool) -> None:
         request.chooser.close()
-        if request.seq is None:
-            self._waiting.remove(request)
-            return
-        del self._running[request.key]
-        self.table.release(request.seq, keep=keep and request.cache_prompt)
-        request.seq = None
+        self.admission.release(request, keep=keep)
 
     def _no_room(self) -> list[Output]:
-        """Make cells free: idle residents first, then the youngest running request.
-
-        The preempted one goes to the front of the queue and computes its tokens again later.
-        Only a request that has the memory for itself alone and still does not fit fails.
-        """
-        if self.table.drop_oldest_idle():
+        failing = self.admission.no_room()
+        if failing is None:
             return []
-        if len(self._running) == 1:
-            (request,) = self._running.values()
-            return [self._finish(request, "error", "the KV memory has no room for this request")]
-        youngest = max(self._running.values(), key=lambda r: (r.admitted, r.key))
-        assert youngest.seq is not None
-        del self._running[youngest.key]
-        self.table.release(youngest.seq, keep=False)
-        youngest.seq = None
-        self._waiting.appendleft(youngest)
-        self.n_preempted += 1
-        return []
+        return [self._finish(failing, "error", "the KV memory has no room for this request")]
 
     def _failed(self, chunks: Sequence[Chunk], code: int) -> list[Output]:
         """llama_decode broke: fail the requests in the batch, whose memory is now unknown."""

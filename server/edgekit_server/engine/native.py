@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_server.engine import breakdown
+from edgekit_server.engine.cells import Cells
 from edgekit_server.engine.log import Log
 from edgekit_server.engine.options import KV_TYPES, ContextOptions, ModelOptions
 from edgekit_server.errors import BadModelError, EngineDiedError
@@ -56,11 +57,13 @@ class Model:
         self.size_bytes = int(ll.llama_model_size(self.pointer))
         self.has_encoder = bool(ll.llama_model_has_encoder(self.pointer))
         self.has_decoder = bool(ll.llama_model_has_decoder(self.pointer))
-        self.trims_exactly = not (
-            ll.llama_model_is_recurrent(self.pointer)
-            or ll.llama_model_is_hybrid(self.pointer)
-            or ll.llama_model_n_swa(self.pointer) > 0
+        self.n_swa = int(ll.llama_model_n_swa(self.pointer))
+        """Tokens in the window of the layers that have one; 0: none has."""
+        self.is_recurrent = bool(
+            ll.llama_model_is_recurrent(self.pointer) or ll.llama_model_is_hybrid(self.pointer)
         )
+        """Whether some layers keep a running state instead of cells."""
+        self.trims_exactly = not self.is_recurrent and self.n_swa == 0
         """Whether a sequence may be cut at any position: full attention only."""
         self.is_byte_pair = ll.llama_vocab_type(self.vocab) == ll.LLAMA_VOCAB_TYPE_BPE
 
@@ -167,7 +170,7 @@ class Model:
             room = -n
 
 
-class Context:
+class Context(Cells):
     """KV memory and compute buffers of one model, and the calls of the step loop."""
 
     def __init__(self, model: Model, options: ContextOptions, log: Log) -> None:
@@ -184,19 +187,20 @@ class Context:
         params.type_k, params.type_v = KV_TYPES[options.type_k], KV_TYPES[options.type_v]
         params.flash_attn_type = -1 if options.flash_attn is None else int(options.flash_attn)
         params.swa_full = False
-        params.kv_unified = True
+        params.kv_unified = options.kv_unified
         params.no_perf = True
         self.pointer = ll.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             code = "out_of_memory" if log.says_memory() else "bad_model"
             raise BadModelError(f"no context: {log.reason()}", code=code)
-        self.memory = ll.llama_get_memory(self.pointer)
+        super().__init__(
+            ll, self.pointer, n_seq_max=options.n_seq_max, unified=options.kv_unified
+        )
         self.n_vocab = model.n_vocab
         self.n_ctx = int(ll.llama_n_ctx(self.pointer))
         self.n_ctx_seq = int(ll.llama_n_ctx_seq(self.pointer))
         self.n_batch = int(ll.llama_n_batch(self.pointer))
         self.n_ubatch = int(ll.llama_n_ubatch(self.pointer))
-        self.n_seq_max = options.n_seq_max
         self.n_threads = options.n_threads
 
     def close(self) -> None:
@@ -204,28 +208,26 @@ class Context:
             ll.llama_free(self.pointer)
             self.pointer = None
 
-    def _checked(self, seq: int) -> int:
-        if not 0 <= seq < self.n_seq_max:
-            raise IndexError(f"sequence {seq} of {self.n_seq_max}")
-        return seq
+    def seq_state(self, seq: int) -> NDArray[np.uint8]:
+        """Return what the memory holds of a sequence, for `restore`. Empty: it is not to be had."""
+        size = int(ll.llama_state_seq_get_size(self.pointer, self._checked(seq)))
+        data = np.empty(size, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return data[: int(ll.llama_state_seq_get_data(self.pointer, pointer, size, seq))]
 
-    def seq_rm(self, seq: int, start: int = 0) -> bool:
-        """Forget a sequence from position `start` on. False: this memory cannot cut there."""
-        return bool(ll.llama_memory_seq_rm(self.memory, self._checked(seq), max(start, 0), -1))
-
-    def seq_cp(self, source: int, target: int, end: int) -> None:
-        """Let `target` share the first `end` cells of `source` (unified memory: no copy)."""
-        ll.llama_memory_seq_cp(self.memory, self._checked(source), self._checked(target), 0, end)
-
-    def seq_length(self, seq: int) -> int:
-        """Return the number of positions the memory holds for a sequence."""
-        return int(ll.llama_memory_seq_pos_max(self.memory, self._checked(seq))) + 1
+    def restore(self, seq: int, data: NDArray[np.uint8]) -> bool:
+        """Put a state of `seq_state`, of a context made alike, into a sequence. False: no room."""
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        call = ll.llama_state_seq_set_data
+        return bool(call(self.pointer, pointer, data.nbytes, self._checked(seq)))
 
     def decode(self, batch: ll.llama_batch) -> int:
         """Compute a batch: 0 done, 1 no room (memory unchanged), 2 aborted, < 0 failed."""
         if not 0 < batch.n_tokens <= self.n_batch:
             raise ValueError(f"a batch of {batch.n_tokens} rows; the most is {self.n_batch}")
-        return int(ll.llama_decode(self.pointer, batch))
+        code = int(ll.llama_decode(self.pointer, batch))
+        self.pending = self.pending and code < 0
+        return code
 
     def logits(self, n_rows: int) -> Logits:
         """Return the rows that asked for output, in batch order, as a writable view.
@@ -248,6 +250,14 @@ class Context:
         call.restype, call.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p]
         name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
         return breakdown.read_table(lambda out: call(out, self.pointer), name)
+
+    def on_node(self, function: int | None, data: int) -> None:
+        """Have a C function (its address) called with `data` after each node of a CPU graph.
+
+        The graph stops if it returns anything but 0. `data` must live as long as the context.
+        """
+        if function is not None:
+            ll.llama_set_abort_callback(self.pointer, ll.ggml_abort_callback(function), data)
 
     def sample(self, chain: Chain, row: int) -> int:
         """Draw from the logits of batch row `row`, which must have asked for output."""

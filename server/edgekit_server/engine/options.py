@@ -41,6 +41,8 @@ class ContextOptions:
     type_k: str = "f16"
     type_v: str = "f16"
     flash_attn: bool | None = None
+    kv_unified: bool = True
+    """False: each sequence has n_ctx / n_seq_max cells of its own."""
 
     def check(self) -> None:
         """Raise ConfigError for what llama.cpp would answer with an abort."""

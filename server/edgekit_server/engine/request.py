@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -29,6 +30,8 @@ class Request:
     ends: frozenset[int]
     """Ids that end this answer."""
     cache_prompt: bool = True
+    deadline: float | None = None
+    """On the clock of `arrived`: from then on no step is spent on it."""
     key: int = field(default_factory=lambda: next(_keys))
     """Our own number: a front may reuse `id`."""
     n_prompt: int = field(init=False)
@@ -49,3 +52,13 @@ class Request:
     def reserve(self) -> int:
         """Cells this request may soon take for its answer."""
         return min(self.limit - len(self.tokens), ADMISSION_RESERVE)
+
+
+def expired(requests: Iterable[Request], now: float) -> list[Request]:
+    """Return those whose deadline has come."""
+    return [r for r in requests if r.deadline is not None and now >= r.deadline]
+
+
+def deadline(arrived: float, *limits_s: float | None) -> float | None:
+    """Return the time at which the shortest of the limits ends; None without any."""
+    return min((arrived + limit for limit in limits_s if limit is not None), default=None)

@@ -1,8 +1,8 @@
-"""From logits to one token per row: greedy in numpy, everything else through a C chain.
+"""From logits to tokens: greedy in numpy, everything else through a C chain.
 
-The chain has llama-server's samplers in llama-server's order (common/sampling.cpp), without
-those at a neutral value. Biases are added to the row itself, before either way, and logprobs
-are those of the raw row, as llama-server reports them.
+Biases and grammar masks change the row itself, before either way, and logprobs are those of
+the raw row, as llama-server reports them. A request's choices depend on its own rows, seed and
+past only, never on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -12,15 +12,39 @@ import secrets
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from edgekit_server.engine import native
+from edgekit_server.engine.chain import (
+    has_penalties,
+    is_plain_greedy,
+    penalty_window,
+    samplers,
+)
+from edgekit_server.engine.logprobs import LogSoftmax
 from edgekit_server.engine.wire import Sampling, TopToken
 
-Sampler = tuple[str, tuple[float, ...]]
-PROBABILITY_FLOOR = -9999.0
-"""Stands for minus infinity in a logprob; JSON has no infinity (OpenAI sends this figure)."""
+
+class Matcher(Protocol):
+    """What may come next in one answer. A `constrain` grammar; one request owns it."""
+
+    def mask_row(self, row: native.Logits) -> None:
+        """Set the logits of tokens that may not come next to minus infinity, in place."""
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next; cheap."""
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that was allowed."""
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next, in order; empty when there is a choice."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more may come: the answer ends."""
 
 
 def seed_for(seed: int | None) -> int:
@@ -28,49 +52,6 @@ def seed_for(seed: int | None) -> int:
     if seed is None or seed < 0:
         return secrets.randbelow(native.RANDOM_SEED)
     return (seed ^ (seed >> 32)) % native.RANDOM_SEED
-
-
-def has_penalties(sampling: Sampling) -> bool:
-    """Whether past tokens change the row."""
-    return sampling.repeat_last_n != 0 and (
-        sampling.repeat_penalty != 1.0
-        or sampling.frequency_penalty != 0.0
-        or sampling.presence_penalty != 0.0
-    )
-
-
-def penalty_window(sampling: Sampling, n_ctx: int) -> int:
-    """Return how many past tokens count; < 0 asks for the context. C allocates this many."""
-    return min(sampling.repeat_last_n, n_ctx) if sampling.repeat_last_n >= 0 else n_ctx
-
-
-def is_plain_greedy(sampling: Sampling) -> bool:
-    """Whether the answer is the row's largest logit. Typical-p may remove even that one."""
-    return sampling.temperature <= 0 and not has_penalties(sampling) and sampling.typical_p >= 1.0
-
-
-def samplers(sampling: Sampling, *, n_vocab: int, n_ctx: int, seed: int) -> list[Sampler]:
-    """Return the chain as data: (llama_sampler_init_ suffix, arguments), in order."""
-    chain: list[Sampler] = []
-    if has_penalties(sampling):
-        last_n = penalty_window(sampling, n_ctx)
-        penalties = (
-            sampling.repeat_penalty,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-        )
-        chain.append(("penalties", (n_vocab, last_n, *penalties)))
-    if sampling.top_k > 0:
-        chain.append(("top_k", (min(sampling.top_k, n_vocab),)))
-    if sampling.typical_p < 1.0:
-        chain.append(("typical", (sampling.typical_p, 0)))
-    if sampling.top_p < 1.0:
-        chain.append(("top_p", (sampling.top_p, 0)))
-    if sampling.min_p > 0.0:
-        chain.append(("min_p", (sampling.min_p, 0)))
-    chain.append(("temp_ext", (sampling.temperature, 0.0, 1.0)))
-    chain.append(("dist", (seed,)))
-    return chain
 
 
 class Chooser:
@@ -84,9 +65,11 @@ class Chooser:
         n_vocab: int,
         n_ctx: int,
         forbidden: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> None:
         """`forbidden` ids are never drawn. The chain sees the prompt's tail for penalties."""
         self.n_logprobs = sampling.n_logprobs
+        self.matcher = matcher
         ids = [*sampling.logit_bias, *forbidden]
         self.bias_ids = np.array(ids, np.int64) if ids else None
         values = [*sampling.logit_bias.values(), *([-math.inf] * len(forbidden))]
@@ -101,9 +84,20 @@ class Chooser:
                     self.chain.accept(token)
 
     def close(self) -> None:
+        """Free what C holds; the chooser draws no more."""
         if self.chain is not None:
             self.chain.close()
             self.chain = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request's rows of a step: that of its last known token, then those of its drafts."""
+
+    chooser: Chooser
+    row: int
+    """Batch row of the last known token; the drafts' rows follow it, all with outputs."""
+    drafts: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -116,55 +110,60 @@ class Choice:
 
 
 def choose(
-    context: native.Context, rows: Sequence[tuple[Chooser, int]], pieces: Sequence[bytes]
-) -> list[Choice]:
-    """Draw one token per row. `rows`: chooser and batch row, in the batch's order of outputs."""
-    logits = context.logits(len(rows))
-    raw = [
-        _LogSoftmax(logits[i], chooser.n_logprobs) if chooser.n_logprobs is not None else None
-        for i, (chooser, _) in enumerate(rows)
-    ]
-    for i, (chooser, _) in enumerate(rows):
+    context: native.Context, asks: Sequence[Ask], pieces: Sequence[bytes]
+) -> list[list[Choice]]:
+    """Draw tokens for each ask; asks in the batch's order, no other rows with outputs between.
+
+    Each answer ends with the first token that is not its draft, so it has one to
+    len(drafts) + 1 choices. A seeded chain draws once per choice, so drafts change no text.
+    """
+    logits = context.logits(sum(1 + len(ask.drafts) for ask in asks))
+    largest: list[int] | None = None
+    if all(ask.chooser.chain is None for ask in asks):
+        plain = all(c.bias_ids is None and c.matcher is None for c in (a.chooser for a in asks))
+        largest = logits.argmax(axis=1).tolist() if plain else None
+    answers: list[list[Choice]] = []
+    first = 0
+    for ask in asks:
+        choices: list[Choice] = []
+        for n in range(1 + len(ask.drafts)):
+            at = first + n
+            known = None if largest is None else largest[at]
+            choice = _choose_one(context, ask.chooser, ask.row + n, logits[at], pieces, known)
+            choices.append(choice)
+            matcher = ask.chooser.matcher
+            if n == len(ask.drafts) or choice.token != ask.drafts[n]:
+                break
+            if matcher is not None and matcher.stopped:
+                break
+        answers.append(choices)
+        first += 1 + len(ask.drafts)
+    return answers
+
+
+def _choose_one(
+    context: native.Context,
+    chooser: Chooser,
+    batch_row: int,
+    row: native.Logits,
+    pieces: Sequence[bytes],
+    largest: int | None,
+) -> Choice:
+    """Draw one token from one row; `largest`: its argmax, if that is known to be the answer."""
+    softmax = None if chooser.n_logprobs is None else LogSoftmax(row, chooser.n_logprobs)
+    token = largest
+    if token is None:
         if chooser.bias_ids is not None:
-            logits[i, chooser.bias_ids] += chooser.bias
-    if all(chooser.chain is None for chooser, _ in rows):
-        tokens = logits.argmax(axis=1).tolist()
-    else:
-        tokens = [
-            context.sample(chooser.chain, row) if chooser.chain else int(logits[i].argmax())
-            for i, (chooser, row) in enumerate(rows)
-        ]
-    choices: list[Choice] = []
-    for i, token in enumerate(tokens):
-        # NaN wins an argmax, and a chain over NaN returns some token: both are a broken row.
-        if not math.isfinite(logits[i, token]):
-            choices.append(Choice(None))
-            continue
-        softmax = raw[i]
-        if softmax is None:
-            choices.append(Choice(token))
-        else:
-            choices.append(Choice(token, softmax.entry(token, pieces), softmax.top(pieces)))
-    return choices
-
-
-class _LogSoftmax:
-    """Log-probabilities of one row, taken before biases change it."""
-
-    def __init__(self, row: native.Logits, n_top: int) -> None:
-        self._row = row.copy()
-        peak = float(self._row.max())
-        self._total = peak + math.log(float(np.exp(self._row - peak).sum()))
-        self._n_top = min(n_top, len(row))
-
-    def entry(self, token: int, pieces: Sequence[bytes]) -> TopToken:
-        logprob = float(self._row[token]) - self._total
-        return TopToken(token, pieces[token], max(logprob, PROBABILITY_FLOOR))
-
-    def top(self, pieces: Sequence[bytes]) -> list[TopToken]:
-        """Most likely tokens, best first; equal ones by id."""
-        if self._n_top <= 0:
-            return []
-        best = np.argpartition(self._row, -self._n_top)[-self._n_top :]
-        ordered = best[np.lexsort((best, -self._row[best]))]
-        return [self.entry(int(token), pieces) for token in ordered]
+            row[chooser.bias_ids] += chooser.bias
+        if chooser.matcher is not None:
+            chooser.matcher.mask_row(row)
+        chain = chooser.chain
+        token = int(row.argmax()) if chain is None else context.sample(chain, batch_row)
+    # NaN wins an argmax, and a chain over NaN returns some token: both are a broken row.
+    if not math.isfinite(row[token]):
+        return Choice(None)
+    if chooser.matcher is not None:
+        chooser.matcher.accept(token)
+    if softmax is None:
+        return Choice(token)
+    return Choice(token, softmax.entry(token, pieces), softmax.top(pieces))

@@ -2,7 +2,8 @@
 
 front -> engine   Generate, Cancel, Tokenize, Stop
 engine -> front   Hello (once, when ready), Accepted or Rejected (per Generate, before any
-                  token), Step (one per engine step, all outputs of that step), Tokens, Fatal
+                  token), Step (one per engine step, all outputs of that step), Pulse (while
+                  it works), Tokens, Fatal
 
 Each message is a frozen dataclass; on the wire it is a two-item array [class name, fields].
 The very first frame on a fresh socket is an `EngineConfig` in the same form, from the front.
@@ -23,6 +24,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 import msgpack
 
 from edgekit_server.config import EngineConfig
+from edgekit_server.engine.parameters import Sampling as Sampling
 from edgekit_server.errors import WireError
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -30,25 +32,6 @@ HEADER = struct.Struct(">I")
 
 Piece = tuple[str, bool]
 """Text to tokenize and whether control tokens in it are real (template) or text (user's)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """llama-server's parameters, names and defaults (common/common.h)."""
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    n_logprobs: int | None = None
-    """None: no logprobs; 0: the chosen token's only; k: the k best as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +136,7 @@ class Output:
     logprobs: list[TopToken] = field(default_factory=list)
     top_logprobs: list[list[TopToken]] = field(default_factory=list)
     finish: str | None = None
-    """stop (end of generation), length, cancelled or error."""
+    """stop (end of generation), length, cancelled, timeout or error."""
     error: str | None = None
     n_cached: int | None = None
     """Prompt tokens taken from a resident prefix; on the first output only."""
@@ -164,6 +147,21 @@ class Output:
 @dataclass(frozen=True, slots=True)
 class Step:
     outputs: list[Output]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What the child has done so far, sent while it changes: see pulse.py and ../watchdog.py."""
+
+    worked: int
+    """Steps, and signs of life within them."""
+    taken: int
+    """Messages that the intake has dealt with."""
+    n_steps: int = 0
+    decode_s: float = 0.0
+    """Time inside llama_decode since the start."""
+    busy_s: float = 0.0
+    """Time in whole steps since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,10 @@ class Fatal:
     message: str
 
 
-Message = Generate | Cancel | Tokenize | Stop | Hello | Accepted | Rejected | Step | Tokens | Fatal
+Message = (
+    Generate | Cancel | Tokenize | Stop | Hello
+    | Accepted | Rejected | Step | Pulse | Tokens | Fatal
+)  # fmt: skip
 
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 _T = TypeVar("_T")

@@ -8,6 +8,7 @@ outlives the front.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from edgekit_server.engine import native, threads, vocabulary, wire
 from edgekit_server.engine.intake import Intake, Outbox
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
+from edgekit_server.engine.pulse import Heart, NodeBeat
 from edgekit_server.engine.tokenizer import STACK_BYTES, Tokenizer
 from edgekit_server.errors import BadModelError, ModelMissingError, ServerError
 
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ctrl-C reaches the whole process group; the front decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with suppress(RuntimeError, OSError, ValueError):  # a standard error that is no file
+        faulthandler.enable()  # a crash, or the watchdog's SIGABRT, says where each thread was
     with socket.socket(fileno=options.fd) as sock:
         frame = wire.read_frame(sock)
         if frame is None:
@@ -83,16 +87,36 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         if said := log.find("layers to GPU"):
             hello.reasons["n_gpu_layers"] = said
         max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
-        loop = Loop(context, tables, outbox.send, reuse=model.trims_exactly, max_queue=max_queue)
+        loop = Loop(
+            context,
+            tables,
+            outbox.send,
+            reuse=model.trims_exactly,
+            max_queue=max_queue,
+            itl_target_s=config.itl_target_ms / 1000.0,
+        )
         tokenizer = Tokenizer(model, tables, hello.n_ctx_seq)
-        intake = Intake(sock, outbox, loop, tokenizer, tables, hello.n_ctx_seq)
+        intake = Intake(
+            sock, outbox, loop, tokenizer, tables, hello.n_ctx_seq, deadline_s=config.deadline_s
+        )
         threading.stack_size(STACK_BYTES)
         thread = threading.Thread(target=intake.run, name="intake", daemon=True)
+        beat = NodeBeat()
+        context.on_node(beat.function, beat.data)
+        heart = Heart(
+            outbox.send,
+            beat,
+            n_steps=lambda: loop.n_steps,
+            n_taken=lambda: intake.n_taken,
+            seconds=lambda: (loop.decode_s, loop.busy_s),
+        )
         outbox.send(hello)
         thread.start()
+        heart.start()
         try:
             loop.run()
         finally:
+            heart.stop()
             # The model must not be freed while the intake thread tokenizes with it.
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RD)

@@ -166,10 +166,10 @@ def test_preemption_when_memory_runs_out(tiny_model: Path) -> None:
     prompts = [[20 + i, 30, 40] for i in range(4)]
     with driver(tiny_model, n_ctx=256, n_batch=64) as engine:
         alone = [engine.alone(prompt, 120) for prompt in prompts]
-        engine.loop._fits = lambda request: True  # type: ignore[method-assign]
+        engine.loop.admission.fits = lambda request: True  # type: ignore[method-assign]
         ids = [engine.submit(prompt, 120) for prompt in prompts]
         engine.run()
-        assert engine.loop.n_preempted > 0
+        assert engine.loop.admission.n_preempted > 0
         assert [engine.tokens(i) for i in ids] == alone
         for i in ids:
             assert sum(o.n_cached is not None for o in engine.outputs[i]) == 1
@@ -181,7 +181,7 @@ def test_admission_avoids_preemption(tiny_model: Path) -> None:
         alone = [engine.alone(prompt, 120) for prompt in prompts]
         ids = [engine.submit(prompt, 120) for prompt in prompts]
         engine.run()
-        assert engine.loop.n_preempted == 0
+        assert engine.loop.admission.n_preempted == 0
         assert [engine.tokens(i) for i in ids] == alone
 
 
@@ -191,7 +191,7 @@ def test_idle_residents_make_room(tiny_model: Path) -> None:
             request = engine.submit([*PROMPTS[3][i:], 9], 40)
             engine.run()
             assert engine.finish(request) == "length"
-        assert engine.loop.n_preempted == 0
+        assert engine.loop.admission.n_preempted == 0
 
 
 def test_failed_decodes(shared: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgekit_server.engine import native
-from edgekit_server.engine.sampling import is_plain_greedy, samplers, seed_for
+from edgekit_server.engine.chain import is_plain_greedy, samplers
+from edgekit_server.engine.sampling import seed_for
 from edgekit_server.engine.wire import Sampling
 from tests.support.engine import GREEDY, Driver, driver
 

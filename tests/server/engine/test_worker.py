@@ -30,7 +30,9 @@ class Child:
     hello: wire.Hello | None = None
 
     def next(self) -> wire.Message:
-        message = wire.receive(self.sock)
+        """Return the next message that is not just a sign of life."""
+        while isinstance(message := wire.receive(self.sock), wire.Pulse):
+            pass
         assert message is not None, "the child is gone"
         return message
 
