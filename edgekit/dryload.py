@@ -35,9 +35,13 @@ def dry_load(
     n_gpu_layers: int = -1,
     kv_type: str = "f16",
     use_extra_bufts: bool = True,
+    flash_attn: bool | None = None,
+    streams: bool = False,
     timeout_s: float = TIMEOUT_S,
 ) -> Measured:
     """Ask the engine what it would allocate for this file; `n_gpu_layers` -1 is all.
+
+    `flash_attn` None leaves that to llama.cpp; `streams`: KV cells of its own for each sequence.
 
     Raises:
         MissingInputError: no such file.
@@ -57,6 +61,10 @@ def dry_load(
     command += ["--type-k", kv_type, "--type-v", kv_type]
     if not use_extra_bufts:
         command.append("--no-extra-bufts")
+    if streams:
+        command.append("--streams")
+    if flash_attn is not None:
+        command += ["--flash-attn", "on" if flash_attn else "off"]
     # The child must find the same packages, also when they were put on the path by hand.
     environment = {
         **os.environ,

@@ -16,6 +16,7 @@ from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.engine.request import Request
 from edgekit_server.engine.sampling import Chooser
+from edgekit_server.engine.speculate import Speculator, n_outputs
 from edgekit_server.engine.wire import Output, Sampling, Step
 
 GREEDY = Sampling(temperature=0.0)
@@ -46,7 +47,11 @@ class Driver:
     ) -> int:
         tokens = array("i", prompt)
         chooser = Chooser(
-            sampling, tokens, n_vocab=self.model.n_vocab, n_ctx=self.context.n_ctx_seq
+            sampling,
+            tokens,
+            n_vocab=self.model.n_vocab,
+            n_ctx=self.context.n_ctx_seq,
+            vocab=self.model.vocab,
         )
         request = Request(
             id=next(self.ids),
@@ -96,10 +101,16 @@ def driver(
     max_queue: int = 100,
     use_extra_bufts: bool = True,
     reuse: bool = True,
+    speculator: Speculator | None = None,
 ) -> Iterator[Driver]:
     log = native.capture_log()
     options = ContextOptions(
-        n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=1
+        n_ctx=n_ctx,
+        n_seq_max=n_seq_max,
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+        n_threads=1,
+        n_outputs_max=n_outputs(n_seq_max, n_batch) if speculator else None,
     )
     with native.opened(ModelOptions(path, 0, use_extra_bufts), options, log) as (m, c):
         tables = vocabulary.read(m)
@@ -108,7 +119,14 @@ def driver(
         def emit(step: Step) -> None:
             made.emit(step)
 
-        loop = Loop(c, tables, emit, reuse=reuse and m.trims_exactly, max_queue=max_queue)
+        loop = Loop(
+            c,
+            tables,
+            emit,
+            reuse=reuse and m.trims_exactly,
+            max_queue=max_queue,
+            speculator=speculator,
+        )
         made = Driver(m, c, tables, loop)
         yield made
 

@@ -13,14 +13,19 @@ MOST_TOKENS = 2**31 - 1
 RANDOM_SEED = 2**32 - 1
 """llama.cpp reads this seed as "random", so no client seed may become it."""
 
+_AS_SENT = (
+    "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
+    "frequency_penalty", "presence_penalty", "dynatemp_range", "dynatemp_exponent",
+    "top_n_sigma", "xtc_probability", "xtc_threshold", "min_keep", "dry_multiplier", "dry_base",
+    "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat",
+    "mirostat_tau", "mirostat_eta",
+)  # fmt: skip
+"""Fields whose name and meaning the engine shares."""
+
 
 def sampling_of(fields: SamplingFields, hello: Hello, n_logprobs: int | None) -> Sampling:
     """Return llama-server's defaults with what the client sent laid over them."""
-    names = (
-        "temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
-        "frequency_penalty", "presence_penalty",
-    )  # fmt: skip
-    given = {name: getattr(fields, name) for name in names}
+    given = {name: getattr(fields, name) for name in _AS_SENT}
     sampling = replace(Sampling(), **{k: v for k, v in given.items() if v is not None})
     if fields.top_k is not None:
         sampling = replace(sampling, top_k=max(fields.top_k, 0))

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StrictInt
 from pydantic import JsonValue as Json
 
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
+MAX_BREAKERS = 16
+MAX_BREAKER_BYTES = 40
+"""llama.cpp would cut a longer one."""
+
+
+def _breaker(text: str) -> str:
+    if not 0 < len(text.encode()) <= MAX_BREAKER_BYTES or "\0" in text:
+        raise ValueError(f"a sequence breaker has 1 to {MAX_BREAKER_BYTES} bytes, none of them 0")
+    return text
+
 
 Stop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 Prompt = str | list[StrictInt] | list[str] | list[list[StrictInt]]
+Breaker = Annotated[str, AfterValidator(_breaker)]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -44,6 +55,22 @@ class SamplingFields(Lenient):
     repeat_last_n: Annotated[int, Field(ge=-1, le=2**20)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    dynatemp_range: Annotated[float, Field(ge=0, le=100)] | None = None
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_n_sigma: Annotated[float, Field(ge=-1, le=1000)] | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_keep: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=2**20)] | None = None
+    dry_sequence_breakers: (
+        Annotated[list[Breaker], Field(min_length=1, max_length=MAX_BREAKERS)] | None
+    ) = None
+    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
+    mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Int64 | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None

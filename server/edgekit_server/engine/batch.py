@@ -22,6 +22,7 @@ class Batch:
         self.seq = np.zeros(n_batch, np.int32)
         self.output = np.zeros(n_batch, np.int8)
         self._n_seq_id = np.ones(n_batch, np.int32)
+        self._n_seq_id.flags.writeable = False
         base = self.seq.ctypes.data
         self._seq_ptr = (base + 4 * np.arange(n_batch)).astype(np.uint64)
         self.struct = native.batch_struct(
@@ -33,10 +34,13 @@ class Batch:
         """Start a new step."""
         self.n_rows = 0
 
-    def add(self, seq: int, start: int, tokens: array[int], *, output: bool) -> int:
-        """Append consecutive tokens of one sequence from position `start`; return the last row.
+    def add(
+        self, seq: int, start: int, tokens: array[int], *, output: bool, n_drafts: int = 0
+    ) -> int:
+        """Append consecutive tokens of one sequence from position `start`.
 
-        `output` asks for logits of the last of them.
+        `output` asks for logits of the last token before `n_drafts` drafts and of each draft.
+        Returns the row of that token.
         """
         first, end = self.n_rows, self.n_rows + len(tokens)
         if end > len(self.token) or not tokens:
@@ -49,9 +53,9 @@ class Batch:
             self.pos[first:end] = np.arange(start, start + end - first, dtype=np.int32)
             self.seq[first:end] = seq
             self.output[first:end] = 0
-            self.output[end - 1] = output
+            self.output[end - 1 - n_drafts : end] = output
         self.n_rows = end
-        return end - 1
+        return end - 1 - n_drafts
 
     def ready(self) -> object:
         """Return the struct to decode."""

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit_server.engine.pointer import Pointer
+
 Blob = NDArray[np.uint8]
 """State of one sequence, in llama.cpp's own form."""
 
@@ -21,6 +23,8 @@ PARTIAL = 1
 class Cells:
     """What the step thread may do to the memory of its sequences."""
 
+    pointer = Pointer()
+
     def __init__(self, library: Any, pointer: Any, *, n_seq_max: int, unified: bool) -> None:
         """`library`: the llama_cpp module; `pointer`: a llama_context."""
         self._library = library
@@ -29,12 +33,12 @@ class Cells:
         self.n_seq_max = n_seq_max
         self.unified = unified
         self.can_shift = bool(library.llama_memory_can_shift(self.memory))
-        self.pending = False
-        """Whether a copy or a rotation waits for the next decode: until then the bytes of a
-        sequence are not what its cells say, so no state may be read or written."""
+        self.pending: set[int] = set()
+        """Sequences in a copy or rotation that waits for the next decode: until then their
+        bytes are not what the cells say, so their state may not be read or written."""
 
     def _checked(self, seq: int) -> int:
-        if not 0 <= seq < self.n_seq_max:
+        if not (self.pointer and 0 <= seq < self.n_seq_max):
             raise IndexError(f"sequence {seq} of {self.n_seq_max}")
         return seq
 
@@ -57,7 +61,7 @@ class Cells:
             self._library.llama_memory_seq_cp(self.memory, source, target, 0, end)
             return
         self._library.llama_memory_seq_cp(self.memory, source, target, -1, -1)
-        self.pending = True
+        self.pending |= {source, target}
         self.seq_rm(target, end)
 
     def seq_add(self, seq: int, start: int, delta: int) -> None:
@@ -68,7 +72,7 @@ class Cells:
         if not self.can_shift or start + delta < 0:
             raise ValueError(f"positions from {start} cannot move by {delta}")
         self._library.llama_memory_seq_add(self.memory, self._checked(seq), start, -1, delta)
-        self.pending = True
+        self.pending.add(seq)
 
     def seq_length(self, seq: int) -> int:
         """Return the number of positions the memory holds for a sequence."""
@@ -87,7 +91,7 @@ class Cells:
     def save(self, seq: int, *, partial: bool = False) -> Blob | None:
         """Return the state of a sequence; None when it cannot be read (now)."""
         size = self.state_size(seq, partial=partial)
-        if self.pending or size == 0:
+        if seq in self.pending or size == 0:
             return None
         blob = np.empty(size, np.uint8)
         n = self._library.llama_state_seq_get_data_ext(
@@ -97,7 +101,7 @@ class Cells:
 
     def load(self, seq: int, blob: Blob, *, partial: bool = False) -> bool:
         """Replace the state of a sequence. False: refused, and the sequence is now unknown."""
-        if self.pending or not len(blob):
+        if seq in self.pending or not len(blob):
             return False
         n = self._library.llama_state_seq_set_data_ext(
             self.pointer, _bytes(blob), len(blob), self._checked(seq), PARTIAL if partial else 0

@@ -6,10 +6,8 @@ in llama-server's chain, is added to the row before the chain sees it.
 
 from __future__ import annotations
 
+from edgekit_server.engine.chains import Sampler
 from edgekit_server.engine.parameters import Sampling
-
-Sampler = tuple[str, tuple[float | tuple[bytes, ...], ...]]
-"""llama_sampler_init_ suffix and its arguments; DRY's stop before the vocabulary."""
 
 MIROSTAT_M = 100
 """Tokens from which Mirostat 1 estimates its s; llama-server's constant."""
@@ -37,9 +35,7 @@ def history(sampling: Sampling, n_ctx: int) -> int:
     if sampling.mirostat:
         return 0
     penalties = _window(sampling.repeat_last_n, n_ctx) if has_penalties(sampling) else 0
-    return max(
-        penalties, _window(sampling.dry_penalty_last_n, n_ctx) if has_dry(sampling) else 0
-    )
+    return max(penalties, _window(sampling.dry_penalty_last_n, n_ctx) if has_dry(sampling) else 0)
 
 
 def is_plain_greedy(sampling: Sampling) -> bool:
@@ -106,14 +102,6 @@ def shortlist_size(sampling: Sampling, n_ctx: int) -> int | None:
     if sampling.mirostat or sampling.top_n_sigma > 0 or sampling.top_k <= 0:
         return None
     return sampling.top_k + past if past <= LONGEST_HISTORY else None
-
-
-def redraws(sampling: Sampling) -> bool:
-    """Whether a draw that is thrown away leaves the chain as it was, but for its random numbers.
-
-    Mirostat learns from each draw.
-    """
-    return not sampling.mirostat
 
 
 def _mirostat(sampling: Sampling, n_vocab: int, seed: int) -> list[Sampler]:

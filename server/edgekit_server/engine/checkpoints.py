@@ -70,5 +70,5 @@ def stops(n_prompt: int, n_cached: int, n_ubatch: int, wanted: Iterable[int] = (
         return []
     places = {n_prompt - NEAR_END, n_prompt - NEAR_END - n_ubatch}
     places |= set(range(SPACING, n_prompt, SPACING))
-    places |= {place for place in wanted if place >= WORTH}
+    places |= {place for place in wanted if place - n_cached >= WORTH}
     return sorted(place for place in places if n_cached < place < n_prompt)

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type_k=options.type_k,
         type_v=options.type_v,
         flash_attn=flash,
+        kv_unified=not options.streams,
     )
     model_options = ModelOptions(
         options.model, options.n_gpu_layers, not options.no_extra_bufts, no_alloc=True
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--type-k", default="f16")
     parser.add_argument("--type-v", default="f16")
     parser.add_argument("--flash-attn", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--streams", action="store_true", help="cells of its own per sequence")
     return parser
 
 

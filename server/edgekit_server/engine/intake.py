@@ -10,13 +10,15 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from edgekit_server.engine import wire
+from edgekit_server.engine.lane import Dropped, Lane
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.request import Request, deadline
 from edgekit_server.engine.sampling import Chooser
-from edgekit_server.engine.tokenizer import Tokenizer, TooLongError
+from edgekit_server.engine.tokenizer import DroppedError, Tokenizer, TooLongError
 from edgekit_server.engine.vocabulary import Vocabulary
 from edgekit_server.errors import EngineDiedError, WireError
 
@@ -56,6 +58,8 @@ class Intake:
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     n_ctx_seq: int
+    lane: Lane = field(default_factory=lambda: Lane("counting"))
+    """Where long texts are tokenized."""
     deadline_s: float | None = None
     """Longest life of any request; a request may ask for a shorter one."""
     failure: Exception | None = None
@@ -74,6 +78,7 @@ class Intake:
         except Exception as error:
             self.failure = error
         finally:
+            self.lane.close()
             self.loop.stop()
 
     def _serve(self, message: wire.Message) -> None:
@@ -81,9 +86,10 @@ class Intake:
             case wire.Generate():
                 self._guarded(message.id, lambda: self._generate(message))
             case wire.Tokenize():
-                self._guarded(message.id, lambda: self._tokenize(message))
+                self._guarded(message.id, lambda: self._queue_tokenize(message))
             case wire.Cancel():
                 self.loop.cancel(message.id)
+                self.lane.drop(message.id)
             case _:
                 raise WireError(f"the front sent a {type(message).__name__}")
 
@@ -97,9 +103,18 @@ class Intake:
         except (EngineDiedError, ValueError, MemoryError) as error:
             self.outbox.send(wire.Rejected(request_id, "tokenizer_failed", str(error)))
 
-    def _tokenize(self, message: wire.Tokenize) -> None:
-        ids = self.tokenizer.encode(message.prompt, limit=False)
-        self.outbox.send(wire.Tokens(message.id, ids.tolist()))
+    def _queue_tokenize(self, message: wire.Tokenize) -> None:
+        def work(dropped: Dropped) -> None:
+            self._guarded(message.id, lambda: self._tokenize(message, dropped))
+
+        size = sum(len(text) for text, _ in message.prompt)
+        if not self.lane.offer(message.id, size, work):
+            raise _RefusalError("queue_full", "too much text is waiting to be counted")
+
+    def _tokenize(self, message: wire.Tokenize, dropped: Dropped) -> None:
+        with suppress(DroppedError):
+            ids = self.tokenizer.encode(message.prompt, limit=False, dropped=dropped)
+            self.outbox.send(wire.Tokens(message.id, ids.tolist()))
 
     def _generate(self, message: wire.Generate) -> None:
         arrived = time.monotonic()
@@ -127,11 +142,13 @@ class Intake:
                 n_vocab=len(self.vocabulary.pieces),
                 n_ctx=self.n_ctx_seq,
                 forbidden=never,
+                vocab=self.tokenizer.vocab,
             ),
             arrived=arrived,
             deadline=deadline(arrived, self.deadline_s, message.deadline_s),
             ends=ends,
             cache_prompt=message.cache_prompt,
+            speculate=message.speculate,
         )
         self.outbox.send(wire.Accepted(message.id, len(tokens)))
         self.loop.submit(request)

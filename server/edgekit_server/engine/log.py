@@ -43,6 +43,11 @@ class Log:
                 return line.split(": ", 1)[-1].strip()
         return None
 
+    def buffers(self) -> list[str]:
+        """Return what each buffer holds, in llama.cpp's words: "AMX model buffer size = 9 MiB"."""
+        lines = [" ".join(line.split(": ", 1)[-1].split()) for line in self.text()]
+        return [line for line in lines if " buffer size = " in line]
+
     def reason(self) -> str:
         """Return the last errors, else the last warnings, as one line."""
         for level in (LEVEL_ERROR, LEVEL_WARN):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from edgekit_server.engine import native, sampling, scheduler
+from edgekit_server.engine import answer, native, sampling, scheduler
 from edgekit_server.engine.admission import Admission
 from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.memory import SeqTable
 from edgekit_server.engine.pace import Pace
+from edgekit_server.engine.pool import Pool
 from edgekit_server.engine.request import Request, expired
 from edgekit_server.engine.scheduler import Chunk, Work
+from edgekit_server.engine.speculate import Drafter, Speculator
 from edgekit_server.engine.vocabulary import Vocabulary
 from edgekit_server.engine.wire import Output, Step
 from edgekit_server.errors import EngineDiedError
@@ -21,6 +25,7 @@ from edgekit_server.errors import EngineDiedError
 MAX_FAILED_STEPS = 3
 """Failures in a row after which the backend itself is taken for broken (a lost GPU)."""
 IDLE_WAIT_S = 0.5
+NO_DRAFTS = array("i")
 
 
 class Loop:
@@ -36,16 +41,24 @@ class Loop:
         reuse: bool,
         max_queue: int,
         itl_target_s: float = 0.1,
+        speculator: Speculator | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reuse`: whether this model's memory can be cut anywhere, so prefixes may stay."""
+        """`reuse`: whether this model's memory can be cut anywhere, so prefixes may stay.
+
+        `speculator`: None turns drafts off; a memory that cannot be cut does so, too.
+        """
         self._context = context
         self._vocabulary = vocabulary
         self._emit = emit
         self._clock = clock
         self._batch = Batch(context.n_batch)
+        self._pool = Pool(context.n_threads)
         self._pace = Pace(itl_target_s, context.n_ubatch)
         self.table = SeqTable(context.n_seq_max, context.n_ctx, context, reuse=reuse)
+        self._speculator = speculator if self.table.kind.exact else None
+        self._drafts: dict[int, array[int]] = {}
+        """Guessed tokens of this step, by request key."""
         self._capacity = context.n_seq_max + max_queue
         self._inbox: deque[Request | int] = deque()
         self._wake = threading.Event()
@@ -126,35 +139,62 @@ class Loop:
     def _compute(self) -> list[Output]:
         """Plan and decode until something fits; return what came out."""
         outputs: list[Output] = []
+        drafting = self._speculator is not None
         while self._running:
             chunks = scheduler.plan(
-                self._works(), n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
+                self._works(drafting), n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
             )
-            n_rows = sum(chunk.count for chunk in chunks)
+            n_rows = sum(chunk.n_rows for chunk in chunks)
             self.admission.make_room(n_rows)
             rows = self._fill(chunks)
             began = time.perf_counter()
             code = self._context.decode(self._batch.ready())
             self.decode_s += time.perf_counter() - began
             if code == 0:
-                outputs += self._advance(chunks, rows)
-                if n_rows > len(chunks):  # a prompt's rows among them
+                outputs += self._advance(chunks, rows, began)
+                if not all(chunk.decoding for chunk in chunks):
                     self._pace.learn(n_rows, time.perf_counter() - began)
                 self.n_steps += 1
                 self._failed_steps = 0
                 return outputs
+            if code == 1 and self._drafts:
+                drafting = False  # guesses may take nobody's memory
+                continue
             outputs += self._no_room() if code == 1 else self._failed(chunks, code)
         return outputs
 
-    def _works(self) -> list[Work]:
+    def _works(self, drafting: bool) -> list[Work]:
         now = self._clock()
         works: list[Work] = []
+        decoding: list[Request] = []
         for request in self._running.values():
             remaining = self._remaining(request)
-            decoding = remaining == 1 and request.n_answer > 0
+            decodes = remaining <= 1 + answer.MOST_FORCED and request.n_answer > 0
+            if decodes:
+                decoding.append(request)
             assert request.seq is not None
-            works.append(Work(request.key, request.seq, remaining, decoding, now - request.arrived))
-        return works
+            works.append(Work(request.key, request.seq, remaining, decodes, now - request.arrived))
+        self._drafts = self._guess(decoding) if drafting else {}
+        if not self._drafts:
+            return works
+        drafts = self._drafts
+        return [replace(w, n_drafts=len(drafts[w.key])) if w.key in drafts else w for w in works]
+
+    def _guess(self, decoding: list[Request]) -> dict[int, array[int]]:
+        """Return drafts for the decoding requests, as many as outputs, rows and cells allow."""
+        if self._speculator is None or not decoding:
+            return {}
+        n_known = sum(self._remaining(request) for request in decoding)
+        room = self._context.n_outputs_max - len(self._running)
+        room = min(room, self._context.n_batch - n_known)
+        if len(decoding) < len(self._running):  # prompts keep at least half of the step
+            room = min(room, self._pace.rows() // 2 - n_known)
+        if self.table.kind.unified:
+            busy = sum(len(request.tokens) for request in self._running.values())
+            if busy + room > self.table.n_cells:  # counts shared cells twice: look closer
+                busy = self.table.busy_cells() + n_known
+            room = min(room, self.table.n_cells - busy)
+        return self._speculator.propose(decoding, room)
 
     def _fill(self, chunks: Sequence[Chunk]) -> list[int]:
         """Write the batch; return the batch row of each chunk that asks for output."""
@@ -164,50 +204,83 @@ class Loop:
             request = self._running[chunk.key]
             start = self._computed(request)
             part = request.tokens[start : start + chunk.count]
-            row = self._batch.add(chunk.seq, start, part, output=chunk.output)
+            if chunk.n_drafts:
+                part += self._drafts[chunk.key][: chunk.n_drafts]
+            row = self._batch.add(
+                chunk.seq, start, part, output=chunk.output, n_drafts=chunk.n_drafts
+            )
             if chunk.output:
                 rows.append(row)
         return rows
 
-    def _advance(self, chunks: Sequence[Chunk], rows: Sequence[int]) -> list[Output]:
-        """Record what was computed and draw a token for each finished chunk."""
-        drawing: list[Request] = []
+    def _advance(self, chunks: Sequence[Chunk], rows: Sequence[int], began: float) -> list[Output]:
+        """Record what was computed and draw tokens for each finished chunk.
+
+        `began`: when the step's decode did, for what its rows have cost.
+        """
+        drawing: list[tuple[Request, array[int]]] = []
         for chunk in chunks:
             request = self._running[chunk.key]
             start = self._computed(request)
             self.table.append(chunk.seq, request.tokens[start : start + chunk.count])
             if chunk.output:
-                drawing.append(request)
+                drafts = self._drafts.get(chunk.key, NO_DRAFTS)[: chunk.n_drafts]
+                drawing.append((request, drafts))
         if not drawing:
             return []
-        asks = [sampling.Ask(r.chooser, row) for r, row in zip(drawing, rows, strict=True)]
-        answers = sampling.choose(self._context, asks, self._vocabulary.pieces)
-        return [self._take(r, choices[0]) for r, choices in zip(drawing, answers, strict=True)]
+        asks = [sampling.Ask(r.chooser, row, d) for (r, d), row in zip(drawing, rows, strict=True)]
+        answers = sampling.choose(self._context, asks, self._vocabulary.pieces, self._pool)
+        seconds = time.perf_counter() - began
+        taken = [answer.take(r, c) for (r, _), c in zip(drawing, answers, strict=True)]
+        self._settle(chunks, seconds, drawing, taken)
+        return [self._output(r, took) for (r, _), took in zip(drawing, taken, strict=True)]
 
-    def _take(self, request: Request, choice: sampling.Choice) -> Output:
-        """Apply one drawn token; decide at once whether it is the last."""
-        token = choice.token
-        if token is None:
-            return self._finish(request, "error", "the model computed no finite number")
-        if token in request.ends:
-            return self._finish(request, "stop")
-        request.tokens.append(token)
-        full = len(request.tokens) >= request.limit
-        piece = (self._vocabulary.pieces[token], token in self._vocabulary.controls)
-        logprobs = [] if choice.logprob is None else [choice.logprob]
+    def _settle(
+        self,
+        chunks: Sequence[Chunk],
+        seconds: float,
+        drawing: Sequence[tuple[Request, array[int]]],
+        taken: Sequence[answer.Taken],
+    ) -> None:
+        """Keep the right drafts in memory, cut the wrong ones, and learn from both."""
+        fates: list[tuple[Drafter, int, int]] = []
+        for (request, drafts), took in zip(drawing, taken, strict=True):
+            if not drafts:
+                continue
+            assert request.seq is not None
+            n_right = answer.n_right(drafts, took.tokens)
+            self.table.append(request.seq, drafts[:n_right])
+            if n_right < len(drafts):
+                self._context.seq_rm(request.seq, self._computed(request))
+            if request.drafter is not None:
+                fates.append((request.drafter, len(drafts), n_right))
+        if self._speculator is not None:
+            alone = all(chunk.decoding for chunk in chunks)
+            n_rows = sum(chunk.n_rows for chunk in chunks if chunk.decoding)
+            self._speculator.settle(n_rows, seconds if alone else None, fates)
+
+    def _output(self, request: Request, taken: answer.Taken) -> Output:
+        """Tell what a step added to a request, and end the request if that was all."""
+        if taken.finish is not None and not taken.tokens:
+            return self._finish(request, taken.finish, taken.error)
+        pieces, controls = self._vocabulary.pieces, self._vocabulary.controls
         n_cached, prefill_ms = self._first_figures(request)
+        scored = [choice for choice in taken.choices if choice.logprob is not None]
         output = Output(
             id=request.id,
-            tokens=[token],
-            pieces=[piece],
-            logprobs=logprobs,
-            top_logprobs=[choice.top] if logprobs else [],
-            finish="length" if full else None,
+            tokens=taken.tokens,
+            pieces=[(pieces[token], token in controls) for token in taken.tokens],
+            logprobs=[choice.logprob for choice in scored if choice.logprob is not None],
+            top_logprobs=[choice.top for choice in scored],
+            finish=taken.finish,
+            error=taken.error,
             n_cached=n_cached,
             prefill_ms=prefill_ms,
         )
-        if full:
-            self._release(request, keep=True)
+        if taken.finish is not None:
+            n_drafted, n_accepted = guessed(request)
+            output = replace(output, n_drafted=n_drafted, n_accepted=n_accepted)
+            self._release(request, keep=taken.finish != "error")
         return output
 
     def _first_figures(self, request: Request) -> tuple[int | None, float | None]:
@@ -225,8 +298,17 @@ class Loop:
         elif not request.announced:
             n_cached = request.n_cached
         self._release(request, keep=reason != "error")
+        n_drafted, n_accepted = guessed(request)
         return Output(
-            request.id, [], [], finish=reason, error=error, n_cached=n_cached, prefill_ms=prefill_ms
+            request.id,
+            [],
+            [],
+            finish=reason,
+            error=error,
+            n_cached=n_cached,
+            prefill_ms=prefill_ms,
+            n_drafted=n_drafted,
+            n_accepted=n_accepted,
         )
 
     def _release(self, request: Request, *, keep: bool) -> None:
@@ -248,3 +330,9 @@ class Loop:
             self._finish(self._running[chunk.key], "error", f"llama_decode returned {code}")
             for chunk in chunks
         ]
+
+
+def guessed(request: Request) -> tuple[int | None, int | None]:
+    """Return how many drafts a request had and how many were right; None if it had no drafter."""
+    drafter = request.drafter
+    return (None, None) if drafter is None else (drafter.n_drafted, drafter.n_accepted)

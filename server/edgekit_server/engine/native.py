@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_server.engine import breakdown
+from edgekit_server.engine.chains import Candidates, Chain, Sampler
 from edgekit_server.engine.cells import Cells
 from edgekit_server.engine.log import Log
 from edgekit_server.engine.options import KV_TYPES, ContextOptions, ModelOptions
+from edgekit_server.engine.pointer import Pointer, forget
 from edgekit_server.errors import BadModelError, EngineDiedError
 
 Tokens = NDArray[np.int32]
@@ -37,6 +39,8 @@ _STRIPS = ll.LLAMA_TOKEN_ATTR_LSTRIP | ll.LLAMA_TOKEN_ATTR_RSTRIP
 class Model:
     """A loaded GGUF. Token tables are read once, since looking up a bad id ends the process."""
 
+    pointer, vocab = Pointer(), Pointer()
+
     def __init__(self, options: ModelOptions, log: Log) -> None:
         """Load. Raises BadModelError (bad_model, out_of_memory) with llama.cpp's reason."""
         _init_backends()
@@ -46,10 +50,11 @@ class Model:
         if options.no_alloc:
             params.no_alloc = True
             params.load_mode = ll.LLAMA_LOAD_MODE_NONE  # mmap with no_alloc aborts
-        self.pointer = ll.llama_model_load_from_file(os.fsencode(options.path), params)
-        if not self.pointer:
+        pointer = ll.llama_model_load_from_file(os.fsencode(options.path), params)
+        if not pointer:
             code = "out_of_memory" if log.says_memory() else "bad_model"
             raise BadModelError(f"{options.path.name}: {log.reason()}", code=code)
+        self.pointer = pointer
         self.vocab = ll.llama_model_get_vocab(self.pointer)
         self.n_vocab = int(ll.llama_vocab_n_tokens(self.vocab))
         self.n_ctx_train = int(ll.llama_model_n_ctx_train(self.pointer))
@@ -68,9 +73,8 @@ class Model:
         self.is_byte_pair = ll.llama_vocab_type(self.vocab) == ll.LLAMA_VOCAB_TYPE_BPE
 
     def close(self) -> None:
-        if self.pointer:
-            ll.llama_model_free(self.pointer)
-            self.pointer = None
+        if pointer := forget(self, "pointer", "vocab"):
+            ll.llama_model_free(pointer)
 
     @property
     def description(self) -> str:
@@ -182,51 +186,40 @@ class Context(Cells):
         params.n_batch = options.n_batch
         params.n_ubatch = options.n_ubatch
         # The default reserves n_batch rows of logits: hundreds of MiB with a large vocabulary.
-        params.n_outputs_max = options.n_seq_max
+        params.n_outputs_max = options.n_outputs
         params.n_threads = params.n_threads_batch = options.n_threads
         params.type_k, params.type_v = KV_TYPES[options.type_k], KV_TYPES[options.type_v]
         params.flash_attn_type = -1 if options.flash_attn is None else int(options.flash_attn)
         params.swa_full = False
         params.kv_unified = options.kv_unified
         params.no_perf = True
-        self.pointer = ll.llama_init_from_model(model.pointer, params)
-        if not self.pointer:
+        pointer = ll.llama_init_from_model(model.pointer, params)
+        if not pointer:
             code = "out_of_memory" if log.says_memory() else "bad_model"
             raise BadModelError(f"no context: {log.reason()}", code=code)
-        super().__init__(
-            ll, self.pointer, n_seq_max=options.n_seq_max, unified=options.kv_unified
-        )
+        super().__init__(ll, pointer, n_seq_max=options.n_seq_max, unified=options.kv_unified)
         self.n_vocab = model.n_vocab
         self.n_ctx = int(ll.llama_n_ctx(self.pointer))
         self.n_ctx_seq = int(ll.llama_n_ctx_seq(self.pointer))
         self.n_batch = int(ll.llama_n_batch(self.pointer))
         self.n_ubatch = int(ll.llama_n_ubatch(self.pointer))
         self.n_threads = options.n_threads
+        self.n_outputs_max = options.n_outputs
 
     def close(self) -> None:
-        if self.pointer:
-            ll.llama_free(self.pointer)
-            self.pointer = None
-
-    def seq_state(self, seq: int) -> NDArray[np.uint8]:
-        """Return what the memory holds of a sequence, for `restore`. Empty: it is not to be had."""
-        size = int(ll.llama_state_seq_get_size(self.pointer, self._checked(seq)))
-        data = np.empty(size, np.uint8)
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        return data[: int(ll.llama_state_seq_get_data(self.pointer, pointer, size, seq))]
-
-    def restore(self, seq: int, data: NDArray[np.uint8]) -> bool:
-        """Put a state of `seq_state`, of a context made alike, into a sequence. False: no room."""
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        call = ll.llama_state_seq_set_data
-        return bool(call(self.pointer, pointer, data.nbytes, self._checked(seq)))
+        if pointer := forget(self, "pointer"):
+            ll.llama_free(pointer)
 
     def decode(self, batch: ll.llama_batch) -> int:
         """Compute a batch: 0 done, 1 no room (memory unchanged), 2 aborted, < 0 failed."""
         if not 0 < batch.n_tokens <= self.n_batch:
             raise ValueError(f"a batch of {batch.n_tokens} rows; the most is {self.n_batch}")
+        n_outputs = ctypes.string_at(batch.logits, batch.n_tokens).count(1)
+        if n_outputs > self.n_outputs_max:
+            raise ValueError(f"{n_outputs} output rows; the most is {self.n_outputs_max}")
         code = int(ll.llama_decode(self.pointer, batch))
-        self.pending = self.pending and code < 0
+        if code >= 0:
+            self.pending.clear()
         return code
 
     def logits(self, n_rows: int) -> Logits:
@@ -234,8 +227,8 @@ class Context(Cells):
 
         Valid until the next decode only: llama.cpp may move the buffer.
         """
-        if n_rows > self.n_seq_max:
-            raise ValueError(f"{n_rows} output rows; the most is {self.n_seq_max}")
+        if n_rows > self.n_outputs_max:
+            raise ValueError(f"{n_rows} output rows; the most is {self.n_outputs_max}")
         pointer = ll.llama_get_logits(self.pointer)
         if not pointer:
             raise EngineDiedError("llama_get_logits returned NULL", code="internal")
@@ -260,33 +253,20 @@ class Context(Cells):
             ll.llama_set_abort_callback(self.pointer, ll.ggml_abort_callback(function), data)
 
     def sample(self, chain: Chain, row: int) -> int:
-        """Draw from the logits of batch row `row`, which must have asked for output."""
+        """Draw from the logits of batch row `row`. ValueError if it did not ask for output."""
+        if not ll.llama_get_logits_ith(self.pointer, row):
+            raise ValueError(f"row {row} of the batch has no logits")
         return int(ll.llama_sampler_sample(chain.pointer, self.pointer, row))
 
 
-class Chain:
-    """Samplers in order; the last one must select. Owned by one sequence, freed with it."""
+def candidates(room: int) -> Candidates:
+    """Return room for that many of a row's tokens."""
+    return Candidates(ll, room)
 
-    def __init__(self, samplers: list[tuple[str, tuple[float, ...]]]) -> None:
-        """Build from (llama_sampler_init_ suffix, its arguments)."""
-        if not samplers or samplers[-1][0] not in ("dist", "greedy"):
-            raise ValueError("a chain ends in dist or greedy; anything else aborts in C")
-        self.pointer = ll.llama_sampler_chain_init(ll.llama_sampler_chain_default_params())
-        for name, arguments in samplers:
-            sampler = getattr(ll, f"llama_sampler_init_{name}")(*arguments)
-            if not sampler:
-                self.close()
-                raise ValueError(f"llama.cpp refused the sampler {name}{arguments}")
-            ll.llama_sampler_chain_add(self.pointer, sampler)
 
-    def accept(self, token: int) -> None:
-        """Show the chain a token it did not draw (the prompt's tail, for penalties)."""
-        ll.llama_sampler_accept(self.pointer, token)
-
-    def close(self) -> None:
-        if self.pointer:
-            ll.llama_sampler_free(self.pointer)
-            self.pointer = None
+def chain(samplers: Sequence[Sampler], vocab: object | None = None) -> Chain:
+    """Build a chain; `dry` needs Model.vocab. ValueError for what would abort in C."""
+    return Chain(ll, samplers, vocab)
 
 
 def batch_struct(
@@ -296,7 +276,13 @@ def batch_struct(
     seq_id: NDArray[np.uint64],
     output: NDArray[np.int8],
 ) -> ll.llama_batch:
-    """Return a llama_batch that points into these arrays; the caller keeps them alive."""
+    """Return a llama_batch that points into these arrays; the caller keeps them alive.
+
+    ValueError unless each row has exactly one sequence, for good: none crashes, two are never
+    meant.
+    """
+    if n_seq_id.flags.writeable or (n_seq_id != 1).any():
+        raise ValueError("n_seq_id must be ones that nobody can change")
     kinds = dict(ll.llama_batch._fields_)
     return ll.llama_batch(
         n_tokens=0,

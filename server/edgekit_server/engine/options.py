@@ -8,6 +8,8 @@ from pathlib import Path
 from edgekit_server.errors import ConfigError
 
 MAX_SEQUENCES = 256
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS."""
 KV_TYPES = {
     "f32": 0,
     "f16": 1,
@@ -43,6 +45,12 @@ class ContextOptions:
     flash_attn: bool | None = None
     kv_unified: bool = True
     """False: each sequence has n_ctx / n_seq_max cells of its own."""
+    n_outputs_max: int | None = None
+    """Rows of logits a step may ask for; None: n_seq_max. Drafts need one each."""
+
+    @property
+    def n_outputs(self) -> int:
+        return self.n_seq_max if self.n_outputs_max is None else self.n_outputs_max
 
     def check(self) -> None:
         """Raise ConfigError for what llama.cpp would answer with an abort."""
@@ -52,10 +60,16 @@ class ContextOptions:
             raise ConfigError(f"n_ubatch {self.n_ubatch} must be 1 to n_batch {self.n_batch}")
         if self.n_batch < self.n_seq_max:
             raise ConfigError(f"n_batch {self.n_batch} is below n_seq_max {self.n_seq_max}")
+        if not self.n_seq_max <= self.n_outputs <= self.n_batch:
+            raise ConfigError(
+                f"n_outputs_max {self.n_outputs} must be {self.n_seq_max} to {self.n_batch}"
+            )
         if self.n_ctx < self.n_seq_max:
             raise ConfigError(f"n_ctx {self.n_ctx} is below n_seq_max {self.n_seq_max}")
-        if self.n_threads < 1:
-            raise ConfigError("n_threads must be at least 1")
+        if max(self.n_ctx, self.n_batch) >= 2**31:
+            raise ConfigError(f"n_ctx {self.n_ctx} or n_batch {self.n_batch} is beyond 31 bits")
+        if not 1 <= self.n_threads <= MAX_THREADS:
+            raise ConfigError(f"n_threads is {self.n_threads}; it must be 1 to {MAX_THREADS}")
         for name in (self.type_k, self.type_v):
             if name not in KV_TYPES:
                 raise ConfigError(f"KV type {name!r} is none of {', '.join(KV_TYPES)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from edgekit_server.engine.sampling import Chooser
+from edgekit_server.engine.speculate import Drafter
 
 ADMISSION_RESERVE = 256
 """Most answer tokens a request must have room for before it starts. Beyond that it takes its
@@ -30,6 +31,7 @@ class Request:
     ends: frozenset[int]
     """Ids that end this answer."""
     cache_prompt: bool = True
+    speculate: bool = True
     deadline: float | None = None
     """On the clock of `arrived`: from then on no step is spent on it."""
     key: int = field(default_factory=lambda: next(_keys))
@@ -38,6 +40,7 @@ class Request:
     seq: int | None = None
     admitted: float = 0.0
     n_cached: int = 0
+    drafter: Drafter | None = None
     announced: bool = False
     """Whether the first output, with its one-time figures, has been sent."""
 

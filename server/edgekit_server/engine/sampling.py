@@ -1,93 +1,28 @@
-"""From logits to tokens: greedy in numpy, everything else through a C chain.
+"""From logits to tokens, one request's rows after the other's.
 
-Biases and grammar masks change the row itself, before either way, and logprobs are those of
-the raw row, as llama-server reports them. A request's choices depend on its own rows, seed and
-past only, never on what else is in the batch.
+Greedy is numpy's argmax. A chain that cuts to its top_k works on a shortlist of the row; only
+one that needs the whole row goes the slow way through llama_sampler_sample, in a pool. Each way
+gives the tokens of the C chain over the whole row. Biases and grammar masks change the row
+itself, before any of them, and logprobs are those of the raw row, as llama-server reports them.
+What a request gets depends on its own rows, seed and past only, never on who else is there.
 """
 
 from __future__ import annotations
 
 import math
-import secrets
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
+from itertools import groupby, islice
 
 from edgekit_server.engine import native
-from edgekit_server.engine.chain import (
-    has_penalties,
-    is_plain_greedy,
-    penalty_window,
-    samplers,
-)
+from edgekit_server.engine.chooser import Chooser as Chooser
+from edgekit_server.engine.chooser import Matcher as Matcher
+from edgekit_server.engine.chooser import Way
+from edgekit_server.engine.chooser import seed_for as seed_for
 from edgekit_server.engine.logprobs import LogSoftmax
-from edgekit_server.engine.wire import Sampling, TopToken
-
-
-class Matcher(Protocol):
-    """What may come next in one answer. A `constrain` grammar; one request owns it."""
-
-    def mask_row(self, row: native.Logits) -> None:
-        """Set the logits of tokens that may not come next to minus infinity, in place."""
-
-    def allows(self, token: int) -> bool:
-        """Whether a token may come next; cheap."""
-
-    def accept(self, token: int) -> None:
-        """Go on with a token that was allowed."""
-
-    def forced(self) -> list[int]:
-        """Return the tokens that must come next, in order; empty when there is a choice."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether nothing more may come: the answer ends."""
-
-
-def seed_for(seed: int | None) -> int:
-    """Return a 32-bit seed: the caller's folded to that size, or a fresh one for None and < 0."""
-    if seed is None or seed < 0:
-        return secrets.randbelow(native.RANDOM_SEED)
-    return (seed ^ (seed >> 32)) % native.RANDOM_SEED
-
-
-class Chooser:
-    """How one request draws its tokens. `chain` is None for plain greedy."""
-
-    def __init__(
-        self,
-        sampling: Sampling,
-        prompt: array[int],
-        *,
-        n_vocab: int,
-        n_ctx: int,
-        forbidden: Sequence[int] = (),
-        matcher: Matcher | None = None,
-    ) -> None:
-        """`forbidden` ids are never drawn. The chain sees the prompt's tail for penalties."""
-        self.n_logprobs = sampling.n_logprobs
-        self.matcher = matcher
-        ids = [*sampling.logit_bias, *forbidden]
-        self.bias_ids = np.array(ids, np.int64) if ids else None
-        values = [*sampling.logit_bias.values(), *([-math.inf] * len(forbidden))]
-        self.bias = np.array(values, np.float32)
-        self.chain: native.Chain | None = None
-        if not is_plain_greedy(sampling):
-            seed = seed_for(sampling.seed)
-            chain = samplers(sampling, n_vocab=n_vocab, n_ctx=n_ctx, seed=seed)
-            self.chain = native.Chain(chain)
-            if has_penalties(sampling):
-                for token in prompt[-penalty_window(sampling, n_ctx) :]:
-                    self.chain.accept(token)
-
-    def close(self) -> None:
-        """Free what C holds; the chooser draws no more."""
-        if self.chain is not None:
-            self.chain.close()
-            self.chain = None
+from edgekit_server.engine.pool import Pool
+from edgekit_server.engine.shortlist import Shortlist, shortlists
+from edgekit_server.engine.wire import TopToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +33,10 @@ class Ask:
     row: int
     """Batch row of the last known token; the drafts' rows follow it, all with outputs."""
     drafts: Sequence[int] = ()
+
+    @property
+    def n_rows(self) -> int:
+        return 1 + len(self.drafts)
 
 
 @dataclass(slots=True)
@@ -110,60 +49,124 @@ class Choice:
 
 
 def choose(
-    context: native.Context, asks: Sequence[Ask], pieces: Sequence[bytes]
+    context: native.Context,
+    asks: Sequence[Ask],
+    pieces: Sequence[bytes],
+    pool: Pool | None = None,
 ) -> list[list[Choice]]:
     """Draw tokens for each ask; asks in the batch's order, no other rows with outputs between.
 
     Each answer ends with the first token that is not its draft, so it has one to
     len(drafts) + 1 choices. A seeded chain draws once per choice, so drafts change no text.
     """
-    logits = context.logits(sum(1 + len(ask.drafts) for ask in asks))
-    largest: list[int] | None = None
-    if all(ask.chooser.chain is None for ask in asks):
-        plain = all(c.bias_ids is None and c.matcher is None for c in (a.chooser for a in asks))
-        largest = logits.argmax(axis=1).tolist() if plain else None
-    answers: list[list[Choice]] = []
+    logits = context.logits(sum(ask.n_rows for ask in asks))
+    jobs: list[_Job] = []
     first = 0
     for ask in asks:
+        jobs.append(_Job(context, ask, logits[first : first + ask.n_rows], pieces))
+        first += ask.n_rows
+    _look_ahead(logits, jobs)
+    if pool is None:
+        return [job.run() for job in jobs]
+    slow = [job for job in jobs if job.chooser.way is Way.WHOLE]
+    answers = dict(zip(map(id, slow), pool.map(_Job.run, slow), strict=True))
+    return [answers[id(job)] if id(job) in answers else job.run() for job in jobs]
+
+
+def _look_ahead(logits: native.Logits, jobs: Sequence[_Job]) -> None:
+    """Find the largest of every row, in one go for neighbours that need as many."""
+    start = 0
+    for (way, top), group in groupby(jobs, key=lambda job: (job.chooser.way, job.chooser.top)):
+        run = list(group)
+        end = start + sum(len(job.rows) for job in run)
+        if way is Way.GREEDY:
+            largest = iter(logits[start:end].argmax(axis=1).tolist())
+            for job in run:
+                job.largest = list(islice(largest, len(job.rows)))
+        elif way is Way.SHORT:
+            lists = iter(shortlists(logits[start:end], top))
+            for job in run:
+                job.lists = list(islice(lists, len(job.rows)))
+        start = end
+
+
+class _Job:
+    """The rows of one ask on their way to choices."""
+
+    def __init__(
+        self, context: native.Context, ask: Ask, rows: native.Logits, pieces: Sequence[bytes]
+    ) -> None:
+        self._context, self._ask, self._pieces = context, ask, pieces
+        self.chooser, self.rows = ask.chooser, rows
+        self.largest: list[int] = []
+        self.lists: list[Shortlist] = []
+        n_top = self.chooser.n_logprobs
+        self._softmaxes = [] if n_top is None else [LogSoftmax(row, n_top) for row in rows]
+        self.chooser.bias(rows)
+
+    def run(self) -> list[Choice]:
+        """Draw until a draft is wrong, the drafts are through, or the grammar has ended."""
         choices: list[Choice] = []
-        for n in range(1 + len(ask.drafts)):
-            at = first + n
-            known = None if largest is None else largest[at]
-            choice = _choose_one(context, ask.chooser, ask.row + n, logits[at], pieces, known)
-            choices.append(choice)
-            matcher = ask.chooser.matcher
-            if n == len(ask.drafts) or choice.token != ask.drafts[n]:
+        drafts, matcher = self._ask.drafts, self.chooser.matcher
+        draw = {Way.GREEDY: self._greedy, Way.SHORT: self._short, Way.WHOLE: self._whole}
+        for n in range(len(self.rows)):
+            token = draw[self.chooser.way](n)
+            choices.append(self._choice(n, token))
+            if token is None:
                 break
-            if matcher is not None and matcher.stopped:
+            if matcher is not None:
+                matcher.accept(token)
+                if matcher.stopped:
+                    break
+            if n == len(drafts) or token != drafts[n]:
                 break
-        answers.append(choices)
-        first += 1 + len(ask.drafts)
-    return answers
+        return choices
 
+    def _choice(self, n: int, token: int | None) -> Choice:
+        if token is None or not self._softmaxes:
+            return Choice(token)
+        softmax = self._softmaxes[n]
+        return Choice(token, softmax.entry(token, self._pieces), softmax.top(self._pieces))
 
-def _choose_one(
-    context: native.Context,
-    chooser: Chooser,
-    batch_row: int,
-    row: native.Logits,
-    pieces: Sequence[bytes],
-    largest: int | None,
-) -> Choice:
-    """Draw one token from one row; `largest`: its argmax, if that is known to be the answer."""
-    softmax = None if chooser.n_logprobs is None else LogSoftmax(row, chooser.n_logprobs)
-    token = largest
-    if token is None:
-        if chooser.bias_ids is not None:
-            row[chooser.bias_ids] += chooser.bias
-        if chooser.matcher is not None:
-            chooser.matcher.mask_row(row)
-        chain = chooser.chain
-        token = int(row.argmax()) if chain is None else context.sample(chain, batch_row)
-    # NaN wins an argmax, and a chain over NaN returns some token: both are a broken row.
-    if not math.isfinite(row[token]):
-        return Choice(None)
-    if chooser.matcher is not None:
-        chooser.matcher.accept(token)
-    if softmax is None:
-        return Choice(token)
-    return Choice(token, softmax.entry(token, pieces), softmax.top(pieces))
+    def _greedy(self, n: int) -> int | None:
+        """Take the largest; if the grammar forbids it, the largest that may come."""
+        row, token = self.rows[n], self.largest[n]
+        if math.isfinite(row[token]) and self._forbids(token):
+            self._mask(n)
+            token = int(row.argmax())
+        # NaN wins an argmax.
+        return token if math.isfinite(row[token]) else None
+
+    def _short(self, n: int) -> int | None:
+        """Draw from the shortlist; if the grammar forbids the token, mask and draw again.
+
+        llama-server does the same. Tokens that may come keep their chances relative to one
+        another; only top_k, top_p and the like may have cut by the unmasked row.
+        """
+        row, chooser, shortlist = self.rows[n], self.chooser, self.lists[n]
+        if shortlist.tied and not shortlist.broken:
+            return self._whole(n)
+        token = None if shortlist.broken else chooser.draw(row, shortlist)
+        if token is not None and self._forbids(token):
+            self._mask(n)
+            (shortlist,) = shortlists(row[None], chooser.top)
+            if shortlist.tied and not shortlist.broken:
+                return chooser.draw_whole(self._context, self._ask.row + n)
+            token = None if shortlist.broken else chooser.draw(row, shortlist)
+        if token is not None:
+            chooser.took(token)
+        return token
+
+    def _whole(self, n: int) -> int | None:
+        """Let C draw from the whole row, masked first: C's draw cannot be taken back."""
+        self._mask(n)
+        if not math.isfinite(self.rows[n].max()):  # a sort over NaN may leave the array
+            return None
+        return self.chooser.draw_whole(self._context, self._ask.row + n)
+
+    def _forbids(self, token: int) -> bool:
+        return self.chooser.matcher is not None and not self.chooser.matcher.allows(token)
+
+    def _mask(self, n: int) -> None:
+        if self.chooser.matcher is not None:
+            self.chooser.matcher.mask_row(self.rows[n])

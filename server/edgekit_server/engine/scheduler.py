@@ -1,16 +1,16 @@
 """Which tokens the next step computes. Pure: numbers in, a plan out.
 
 There are no phases. Each running request has some tokens that are not yet in memory; one that
-is decoding has exactly one. Decode rows go first, so running streams never wait for a prompt;
-what is left of the budget goes to prompts, shortest remaining first, with ageing so that a long
-prompt cannot starve.
+is decoding has one, or a few where a grammar forced some, and drafts after them. Decode rows go
+first, so running streams never wait for a prompt, then drafts; what is left of the budget goes to
+prompts, shortest remaining first, with ageing so that a long prompt cannot starve.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 HALVING_S = 1.0
 """A second of waiting halves the length that a prompt competes with."""
@@ -26,6 +26,8 @@ class Work:
     """Tokens not yet computed, at least 1."""
     decoding: bool
     waited_s: float = 0.0
+    n_drafts: int = 0
+    """Guessed tokens to compute after the known ones; the caller keeps them within n_ubatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class Chunk:
     seq: int
     count: int
     output: bool
+    decoding: bool = field(default=False, compare=False)
+    n_drafts: int = 0
+    """Guessed tokens after those, with outputs of their own."""
+
+    @property
+    def n_rows(self) -> int:
+        return self.count + self.n_drafts
 
 
 def budget(n_decoding: int, *, n_batch: int, n_ubatch: int) -> int:
@@ -52,13 +61,24 @@ def budget(n_decoding: int, *, n_batch: int, n_ubatch: int) -> int:
 def plan(works: Sequence[Work], *, n_batch: int, n_ubatch: int) -> list[Chunk]:
     """Return the chunks of one step in ascending order of sequence id.
 
-    Rows sorted by sequence keep llama.cpp's graph reuse. At most one output row per request.
+    Rows sorted by sequence keep llama.cpp's graph reuse. Outputs at most: one per request and
+    one per draft.
     """
     decoding = [work for work in works if work.decoding]
-    left = budget(len(decoding), n_batch=n_batch, n_ubatch=n_ubatch)
-    chunks = [Chunk(work.key, work.seq, 1, True) for work in decoding[:left]]
-    left -= len(chunks)
-    for work in sorted((work for work in works if not work.decoding), key=_prefill_order):
+    prompts = [work for work in works if not work.decoding]
+    n_known = sum(work.remaining for work in decoding)
+    left = budget(n_known, n_batch=n_batch, n_ubatch=n_ubatch)
+    spare = left - n_known - bool(prompts)
+    chunks: list[Chunk] = []
+    for work in decoding:
+        count = min(left, work.remaining)
+        if count == 0:
+            break
+        n_drafts = max(0, min(work.n_drafts, spare)) if count == work.remaining else 0
+        chunks.append(Chunk(work.key, work.seq, count, count == work.remaining, True, n_drafts))
+        left -= count + n_drafts
+        spare -= n_drafts
+    for work in sorted(prompts, key=_prefill_order):
         if left == 0:
             break
         count = min(left, work.remaining)

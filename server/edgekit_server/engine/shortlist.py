@@ -36,7 +36,7 @@ class Shortlist:
 
 def suits(n_vocab: int, k: int) -> bool:
     """Whether rows of this width are long enough for a shortlist of k."""
-    return n_vocab // SPLIT >= COLUMNS_PER_TOP * k
+    return n_vocab // SPLIT >= max(COLUMNS_PER_TOP * k, SPLIT)
 
 
 def shortlists(rows: Rows, k: int) -> list[Shortlist]:

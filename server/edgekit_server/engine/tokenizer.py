@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -31,6 +31,14 @@ _WORD_ENDS = (
     re.compile(r"[^\W_](?=[ \n\r\t\u3001\u3002\uff01\uff0c\uff1f])"),
     re.compile(r"[^\W_](?=[\x21-&(-/:-@\[-^`{-~])"),
 )
+
+
+FAR_TOO_LONG = 4
+"""Contexts that a prompt may fill before it is not worth counting any further."""
+
+
+class DroppedError(Exception):
+    """Nobody waits for these tokens any more."""
 
 
 class TooLongError(Exception):
@@ -52,11 +60,18 @@ class Tokenizer:
         self._longest_control = max(map(len, texts), default=0)
         self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
 
-    def encode(self, prompt: Sequence[Piece], *, limit: bool = True) -> array[int]:
+    def encode(
+        self,
+        prompt: Sequence[Piece],
+        *,
+        limit: bool = True,
+        dropped: Callable[[], bool] | None = None,
+    ) -> array[int]:
         """Tokenize pieces in order; nothing is added, BOS neither.
 
         A control token's text becomes that token only in a piece that says so. Raises
-        TooLongError if `limit` and the bytes alone show that the prompt cannot fit, and
+        TooLongError if `limit` and the prompt cannot fit by far (its bytes alone show it, or
+        FAR_TOO_LONG contexts are full), DroppedError once `dropped` says that nobody waits, and
         EngineDiedError(tokenizer_failed) if llama.cpp refuses the text.
         """
         if limit:
@@ -64,6 +79,10 @@ class Tokenizer:
         ids: array[int] = array("i")
         for text, special in self._merged(prompt):
             for part in self._parts(text, special):
+                if limit and len(ids) > FAR_TOO_LONG * self._n_ctx_seq:
+                    raise TooLongError(len(ids))
+                if dropped is not None and dropped():
+                    raise DroppedError
                 found = self._model.tokenize(part.encode("utf-8", "replace"), special=special)
                 ids.frombytes(found.astype(np.int32).tobytes())
         return ids

@@ -178,9 +178,9 @@ class _Stand:
 
     def copy_first(self, n_seq: int) -> None:
         """Give every sequence cells of its own that hold what the first one holds."""
-        state = self.context.seq_state(0)
+        state = self.context.save(0)
         for seq in range(1, n_seq):
-            if not len(state) or not self.context.restore(seq, state):
+            if state is None or not self.context.load(seq, state):
                 raise EngineDiedError("a sequence could not be copied", code="state_failed")
 
     def _decode(self) -> None:

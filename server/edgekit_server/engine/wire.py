@@ -142,6 +142,10 @@ class Output:
     """Prompt tokens taken from a resident prefix; on the first output only."""
     prefill_ms: float | None = None
     """Admission to first token; on the first output only."""
+    n_drafted: int | None = None
+    """Tokens guessed ahead, on the last output; None: guessing was off."""
+    n_accepted: int | None = None
+    """How many of them were right: each spared a step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             hello.reasons["flash_attn"] = said
         if said := log.find("layers to GPU"):
             hello.reasons["n_gpu_layers"] = said
+        hello.reasons["buffers"] = "; ".join(log.buffers())
         max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
         loop = Loop(
             context,

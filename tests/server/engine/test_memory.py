@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit_server.engine.memory import SeqTable, common_prefix
+from edgekit_server.engine.memory import SeqTable
+from edgekit_server.engine.prefix import common_prefix
 
 
 class CellMemory:
