@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from edgekit import __version__, paths, speed
+from edgekit import __version__, measured_speed, paths, speed
+from edgekit.autotune import OBJECTIVE
 from edgekit.converter import convert
 from edgekit.dryload import Measured, dry_load
 from edgekit.errors import EdgekitError, EngineFailedError, MissingInputError, from_os
@@ -25,6 +26,9 @@ from edgekit.report.record import Estimate, LatencyRecord, Predicted, PredictedR
 from edgekit.serving import Server
 from edgekit.store import Entry, Store, write_durably
 from edgekit.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from edgekit.autotune import Setting
 
 LEVELS: Final = (1, 2, 4, 8)
 PROMPT_TOKENS: Final = 512
@@ -147,6 +151,42 @@ def informed(plan: Plan, machine: Machine | None, proof: Proof) -> Plan:
     return replace(plan, device=device_from_machine(replace(machine, engine=engine)))
 
 
+def tune(
+    plan: Plan, machine: Machine | None, proof: Proof, file: Path, watch: Watcher
+) -> tuple[Plan, Proof]:
+    """Find the fastest engine settings, or take those found earlier; return plan and proof anew.
+
+    Memory is asked for again when the settings change it. Nothing changes if no trial ran.
+    """
+    from edgekit import tuning
+
+    watch.begin("tune", "trials")
+    found = tuning.tune(
+        plan, machine, file, extra_bufts=proof.use_extra_bufts, progress=watch.progress
+    )
+    plan = tuning.applied(plan, found)
+    if found is not None and found.setting != found.default.setting and proof.measured is not None:
+        proof = replace(proof, measured=_asked(plan, file, found.setting))
+    watch.end("tune", found.summary if found else "no trial could be run: the engine's defaults")
+    return plan, proof
+
+
+def _asked(plan: Plan, file: Path, setting: Setting) -> Measured | None:
+    try:
+        return dry_load(
+            file,
+            n_ctx=plan.choice.n_ctx,
+            n_seq_max=plan.choice.users,
+            n_ubatch=setting.n_ubatch,
+            n_gpu_layers=plan.choice.n_gpu_layers,
+            use_extra_bufts=setting.extra_bufts,
+            flash_attn=setting.flash_attn,
+            streams=setting.streams,
+        )
+    except EdgekitError:
+        return None
+
+
 def ready_record(plan: Plan, server: Server, ready_s: float) -> dict[str, object]:
     """Return what `deploy --json --no-measure` prints, `edgekit.deploy/1`."""
     return {
@@ -160,7 +200,15 @@ def ready_record(plan: Plan, server: Server, ready_s: float) -> dict[str, object
         "pid": server.process.pid,
         "log": str(server.log),
         "plan_digest": plan.digest,
+        "tuning": tuning_record(plan),
     }
+
+
+def tuning_record(plan: Plan) -> dict[str, object] | None:
+    """Return the engine settings that were taken, and why; None without tuning."""
+    from edgekit.tuned import to_json
+
+    return None if plan.tuned is None else to_json(plan.tuned)
 
 
 def measure(
@@ -220,7 +268,16 @@ def with_plan(record: LatencyRecord, plan: Plan, users: Sequence[int]) -> Latenc
         n_ctx=plan.choice.n_ctx,
         predicted=predicted(plan, users),
         plan_digest=plan.digest,
+        method=(*record.method, *how_tuned(plan)),
     )
+
+
+def how_tuned(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return what a report says of the engine settings: one line each."""
+    if plan.tuned is None:
+        return ()
+    reasons = "; ".join(plan.tuned.reasons.values())
+    return (("Engine settings", f"{plan.tuned.summary}. By {OBJECTIVE}: {reasons}"),)
 
 
 def predicted(plan: Plan, users: Sequence[int]) -> Predicted:
@@ -232,7 +289,10 @@ def predicted(plan: Plan, users: Sequence[int]) -> Predicted:
         # More users than sequences wait in the queue: the speed of all stays, TTFT is open.
         live = min(n, plan.choice.users)
         at = replace(plan.choice.plan, users=live)
-        pace = speed.predict(chosen.card, plan.device, table, at, chosen.filetype)
+        if plan.tuned is not None:
+            pace = measured_speed.predict(plan.tuned, live)
+        else:
+            pace = speed.predict(chosen.card, plan.device, table, at, chosen.filetype)
         each = _estimate(pace.decode)
         together = each and Estimate(
             each.value * live, _times(each.low, live), _times(each.high, live), each.basis
@@ -277,6 +337,7 @@ def keep(plan: Plan, proof: Proof, record: LatencyRecord, *, ready_s: float) -> 
         "device": _device(plan.device),
         "canary": {"use_extra_bufts": proof.use_extra_bufts, "reason": proof.canary.reason},
         "ready_s": round(ready_s, 3),
+        "tuning": tuning_record(plan),
         "memory": {
             "predicted_bytes": plan.choice.plan.total,
             "predicted_weights_bytes": plan.choice.plan.weights,

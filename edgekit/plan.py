@@ -19,8 +19,9 @@ from edgekit.store import Entry, Store, fingerprint
 
 if TYPE_CHECKING:
     from edgekit.report.record import Ceiling
+    from edgekit.tuned import Tuned
 
-Kind = Literal["fetch", "quantize", "verify", "serve", "measure", "receipt"]
+Kind = Literal["fetch", "quantize", "verify", "tune", "serve", "measure", "receipt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,19 @@ class Step:
     done: bool = False
 
 
+TUNE_STEP = Step(
+    "tune",
+    "the fastest engine settings by short trials on this machine, kept for the next time; "
+    "--no-tune leaves it out",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything `deploy` will do. `weights` is the checkpoint folder, None if not here yet."""
+    """Everything `deploy` will do. `weights` is the checkpoint folder, None if not here yet.
+
+    `tuned` is what the trials of engine settings found, None before them and without them.
+    """
 
     card: ModelCard
     device: Device
@@ -46,6 +57,7 @@ class Plan:
     source: str | None
     entry: Entry | None
     steps: tuple[Step, ...] = field(default=())
+    tuned: Tuned | None = None
 
     @property
     def digest(self) -> str:
@@ -67,10 +79,12 @@ def make_plan(
     host: str,
     port: int,
     folder: Path | None = None,
+    tune: bool = True,
 ) -> Plan:
     """Plan a deployment from `folder`, or from the model's own source when none is given.
 
-    Without a folder, a file that the store made of one earlier is taken.
+    Without a folder, a file that the store made of one earlier is taken. `tune`: try engine
+    settings before serving.
 
     Raises:
         MissingInputError: `folder` cannot be read.
@@ -83,6 +97,7 @@ def make_plan(
         _fetch_step(card, weights, entry),
         _quantize_step(choice, entry),
         Step("verify", "the engine decodes a few tokens from this file in a child of its own"),
+        *((TUNE_STEP,) if tune else ()),
         Step("serve", f"http://{host}:{port}/v1"),
         Step("measure", "latency for 1, 2, 4 and 8 users; --no-measure leaves it out"),
         Step("receipt", "predicted beside measured, kept with the report"),

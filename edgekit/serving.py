@@ -30,6 +30,7 @@ class Server:
         self, plan: Plan, file: Path, *, use_extra_bufts: bool = True, api_keys: Sequence[str] = ()
     ) -> None:
         from edgekit.serve_child import to_request
+        from edgekit.tuning import engine_options
         from edgekit_server import EngineConfig, ServeConfig
 
         self.url = local_url(plan.host, plan.port)
@@ -42,7 +43,7 @@ class Server:
             n_ctx=plan.choice.n_ctx,
             n_seq_max=plan.choice.users,
             n_gpu_layers=plan.choice.n_gpu_layers,
-            use_extra_bufts=use_extra_bufts,
+            **{"use_extra_bufts": use_extra_bufts, **engine_options(plan.tuned)},  # type: ignore[arg-type]
         )
         config = ServeConfig(
             engine=engine,

@@ -104,7 +104,7 @@ def predict(
     return Speed(
         decode,
         prefill if share == 1 else None,
-        _ttft(prefill if share == 1 else None, decode, prompt_tokens, plan.users),
+        time_to_first(prefill if share == 1 else None, decode, prompt_tokens, plan.users),
         (device.bandwidth_gb_s or 0) * 1e9 / one if device.bandwidth_gb_s else None,
         plan.users,
     )
@@ -190,7 +190,7 @@ def _prefill(device: Device, s: Shape, tokens: int) -> Estimate | None:
     return _estimate(tokens / seconds, spread, basis)
 
 
-def _ttft(
+def time_to_first(
     prefill: Estimate | None, decode: Estimate, prompt_tokens: int, users: int
 ) -> Estimate | None:
     """Milliseconds to the first token, median over users who all send at once.

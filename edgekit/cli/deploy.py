@@ -52,6 +52,13 @@ def register(app: typer.Typer) -> None:
         requests: Annotated[
             int, typer.Option(min=1, help="Requests at each load level; p95 needs 20.")
         ] = 20,
+        tune: Annotated[
+            bool,
+            typer.Option(
+                envvar=["EDGEKIT_DEPLOY_TUNE", "EDGEKIT_TUNE"],
+                help="Find the fastest engine settings by short trials, the first time.",
+            ),
+        ] = True,
         stay: Annotated[bool, typer.Option(help="Serve until Ctrl-C after measuring.")] = True,
         json: Json = False,
     ) -> None:
@@ -68,7 +75,7 @@ def register(app: typer.Typer) -> None:
             check_installed("numpy", "llama_cpp", "fastapi", "uvicorn", "msgpack", "jinja2")
             check_endpoint(host, port, keys)
         plan, machine = make(
-            model, source, filetype, users, ctx, offload, host, port, device, dry_run
+            model, source, filetype, users, ctx, offload, host, port, device, dry_run, tune
         )
         if dry_run and json:
             from edgekit.plan import as_record
@@ -87,6 +94,7 @@ def register(app: typer.Typer) -> None:
             started,
             load=load_levels if measure else [],
             requests=requests,
+            tune=tune,
             stay=stay,
             json=json,
         )
@@ -103,6 +111,7 @@ def make(
     port: int,
     device: str,
     dry_run: bool,
+    tune: bool,
 ) -> tuple[Plan, Machine | None]:
     """Choose and plan. Raises UsageError when a foreign device is to be deployed to."""
     from edgekit import deploy, paths
@@ -124,7 +133,7 @@ def make(
     target, machine = device_for(device)
     choice = choose(card, target, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload)
     store = Store(paths.store_dir())
-    plan = make_plan(card, target, choice, store, host=host, port=port, folder=source)
+    plan = make_plan(card, target, choice, store, host=host, port=port, folder=source, tune=tune)
     if not dry_run and plan.entry is None and plan.weights is None:
         raise deploy.weights_missing(plan)
     return plan, machine
@@ -183,6 +192,7 @@ def run(
     *,
     load: list[int],
     requests: int,
+    tune: bool,
     stay: bool,
     json: bool,
 ) -> None:
@@ -196,6 +206,10 @@ def run(
         file = deploy.obtain(plan, Store(paths.store_dir()), watch)
         proof = deploy.verify(plan, file, watch)
         plan = deploy.informed(plan, machine, proof)
+        if tune:
+            plan, proof = deploy.tune(plan, machine, proof, file, watch)
+            if not json:
+                show_tuning(plan)
         watch.begin("serve", "loading")
         with Server(plan, file, use_extra_bufts=proof.use_extra_bufts, api_keys=keys) as server:
             server.wait_ready()
@@ -210,7 +224,7 @@ def run(
                     )
                     kept = deploy.keep(plan, proof, record, ready_s=ready_s)
                     if json:
-                        output.emit(to_json(record))
+                        output.emit({**to_json(record), "tuning": deploy.tuning_record(plan)})
                     else:
                         print("\n" + render_text(record, output.WIDTH))
                         output.say("Report", str(kept.html))
@@ -219,6 +233,15 @@ def run(
                     output.emit(deploy.ready_record(plan, server, ready_s))
                 if stay:
                     serve_on(server, quiet=json)
+
+
+def show_tuning(plan: Plan) -> None:
+    """Print what each setting was worth, when it was measured just now."""
+    if plan.tuned is None or plan.tuned.cached:
+        return
+    for line in (*plan.tuned.reasons.values(), *plan.tuned.left_out):
+        first, *rest = output.wrap(line, output.WIDTH - 15)
+        print("\n".join(f"  {'':<10} {text}" for text in ("· " + first, *("  " + r for r in rest))))
 
 
 def serve_on(server: object, *, quiet: bool) -> None:

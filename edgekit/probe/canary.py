@@ -72,10 +72,14 @@ def try_engine(
     n_gpu_layers: int | None = None,
     timeout_s: float | None = None,
     command: Sequence[str] | None = None,
+    library: Path | None = None,
 ) -> tuple[Canary, EngineFacts | None]:
-    """`run_canary` together with the engine's own account of itself, if one was had."""
+    """`run_canary` together with the engine's own account of itself, if one was had.
+
+    `library`: a folder with a llama_cpp package to try in place of the installed one.
+    """
     if command is None:
-        if not installed_here():
+        if library is None and not installed_here():
             return Canary(None, None, NOT_INSTALLED), None
         command = (sys.executable, "-m", MODULE)
     if not model.is_file():
@@ -85,7 +89,7 @@ def try_engine(
     arguments = [*command, str(model)]
     if n_gpu_layers is not None:
         arguments += ["--n-gpu-layers", str(n_gpu_layers)]
-    env = {**_ENV, **_import_path()}
+    env = {**_ENV, **_import_path(library)}
 
     first = run_tool(arguments, timeout_s=timeout_s, env=env)
     facts = parse_canary(first)
@@ -161,9 +165,11 @@ def installed_here() -> bool:
         return False
 
 
-def _import_path() -> dict[str, str]:
+def _import_path(library: Path | None = None) -> dict[str, str]:
     """PYTHONPATH for the child, so that it finds the engine where this process would."""
     spec = importlib.util.find_spec("edgekit_server")
     roots = [str(Path(p).parent) for p in (spec.submodule_search_locations or ())] if spec else []
+    if library is not None:
+        roots.insert(0, str(library))
     given = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([*roots, *([given] if given else [])])} if roots else {}

@@ -20,14 +20,8 @@ from enum import StrEnum
 from .call import Call
 from .config import EngineConfig
 from .engine import wire
-from .errors import (
-    BadModelError,
-    ContextLengthError,
-    EngineDiedError,
-    RequestError,
-    ServerError,
-    WireError,
-)
+from .errors import EngineDiedError, RequestError, ServerError, WireError
+from .refusals import load_failure, rejection
 from .suspects import MAX_DEATHS, Suspects, content_key
 from .watchdog import Watchdog, end
 
@@ -219,7 +213,7 @@ class EngineClient:
             if self.state is State.STOPPED:
                 return
             if self.hello is None:
-                self.failure = self._load_failure(reason)
+                self.failure = load_failure(self._fatal, reason)
                 log.error("the engine did not load: %s", self.failure)
                 self._set_state(State.FAILED)
                 return
@@ -298,7 +292,7 @@ class EngineClient:
             case wire.Rejected():
                 entry = self._open.pop(message.id, None)
                 if entry is not None and not entry.verdict.done():
-                    entry.verdict.set_exception(self._rejection(message, entry.param))
+                    entry.verdict.set_exception(rejection(message, self.hello, entry.param))
             case wire.Hello():
                 self.hello = message
                 self._set_state(State.READY)
@@ -316,25 +310,6 @@ class EngineClient:
             if output.finish in ("stop", "length"):
                 self._suspects.clear(entry.key)
         entry.call.put(entry.index, output)
-
-    def _rejection(self, message: wire.Rejected, param: str) -> RequestError:
-        if message.code == "context_length_exceeded" and self.hello is not None:
-            return ContextLengthError(message.n_prompt, self.hello.n_ctx_seq, param=param)
-        if message.code == "queue_full":
-            return RequestError(
-                message.message,
-                status=429,
-                type="rate_limit_error",
-                code="queue_full",
-                retry_after_s=1,
-            )
-        return RequestError(message.message, code=message.code, param=param)
-
-    def _load_failure(self, reason: str) -> ServerError:
-        if self._fatal is not None and self._fatal.code == "bad_model":
-            return BadModelError(self._fatal.message)
-        code = self._fatal.code if self._fatal is not None else None
-        return EngineDiedError(f"the engine died while loading: {reason}", code=code)
 
     def _fail_open(self, error: EngineDiedError) -> None:
         entries, self._open = list(self._open.values()), {}

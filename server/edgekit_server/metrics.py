@@ -87,6 +87,13 @@ class Metrics:
                 "Time of its steps, all they do included.",
                 round(engine.busy_s, 6),
             ),
+            ("draft_tokens_total", "counter", "Tokens guessed ahead.", engine.n_drafted),
+            (
+                "draft_tokens_accepted_total",
+                "counter",
+                "Guessed tokens that were right.",
+                engine.n_accepted,
+            ),
             ("requests_in_flight", "gauge", "Choices queued or running.", in_flight),
             ("ready", "gauge", "Whether the model is loaded.", int(ready)),
         ):

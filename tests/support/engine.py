@@ -15,7 +15,7 @@ from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.engine.request import Request
-from edgekit_server.engine.sampling import Chooser
+from edgekit_server.engine.sampling import Chooser, Matcher
 from edgekit_server.engine.speculate import Speculator, n_outputs
 from edgekit_server.engine.wire import Output, Sampling, Step
 
@@ -43,6 +43,8 @@ class Driver:
         cache: bool = True,
         ends: frozenset[int] = frozenset(),
         arrived: float = 0.0,
+        speculate: bool = True,
+        matcher: Matcher | None = None,
         deadline: float | None = None,
     ) -> int:
         tokens = array("i", prompt)
@@ -52,6 +54,7 @@ class Driver:
             n_vocab=self.model.n_vocab,
             n_ctx=self.context.n_ctx_seq,
             vocab=self.model.vocab,
+            matcher=matcher,
         )
         request = Request(
             id=next(self.ids),
@@ -61,6 +64,7 @@ class Driver:
             arrived=arrived,
             ends=ends,
             cache_prompt=cache,
+            speculate=speculate,
             deadline=deadline,
         )
         self.loop.submit(request)
@@ -101,6 +105,7 @@ def driver(
     max_queue: int = 100,
     use_extra_bufts: bool = True,
     reuse: bool = True,
+    n_threads: int = 1,
     speculator: Speculator | None = None,
 ) -> Iterator[Driver]:
     log = native.capture_log()
@@ -109,7 +114,7 @@ def driver(
         n_seq_max=n_seq_max,
         n_batch=n_batch,
         n_ubatch=n_ubatch,
-        n_threads=1,
+        n_threads=n_threads,
         n_outputs_max=n_outputs(n_seq_max, n_batch) if speculator else None,
     )
     with native.opened(ModelOptions(path, 0, use_extra_bufts), options, log) as (m, c):

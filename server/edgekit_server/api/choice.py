@@ -37,15 +37,24 @@ class Choice:
             )
         if output.finish == "timeout":
             raise timed_out()
-        self.n_tokens += len(output.tokens)
         self.n_cached += output.n_cached or 0
+        events, n_fed = self._feed(output)
+        self.n_tokens += n_fed
         tops = output.top_logprobs or [[] for _ in output.logprobs]
-        self.logprobs += zip(output.logprobs, tops, strict=True)
-        events = self.parser.feed(output.pieces)
+        self.logprobs += list(zip(output.logprobs, tops, strict=True))[:n_fed]
         if output.finish is not None or self.parser.done:
             events += self.parser.finish()
             self.finish = self._reason(output.finish)
         return events
+
+    def _feed(self, output: Output) -> tuple[list[Event], int]:
+        """Give the parser tokens until it needs no more; what came after a stop never was."""
+        events: list[Event] = []
+        for n_fed, piece in enumerate(output.pieces, start=1):
+            events += self.parser.feed([piece])
+            if self.parser.done:
+                return events, n_fed
+        return events, len(output.pieces)
 
     def _reason(self, engine: str | None) -> str:
         if engine == "length" and not self.parser.done_early:

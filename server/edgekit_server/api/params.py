@@ -49,6 +49,7 @@ def generates(
             max_tokens=None if max_tokens in (None, -1) else min(max_tokens, MOST_TOKENS),
             ignore_eos=bool(fields.ignore_eos),
             cache_prompt=fields.cache_prompt is not False,
+            speculate=fields.n_drafts != 0,
             sampling=sampling
             if sampling.seed is None
             else replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED),

@@ -80,6 +80,8 @@ class SamplingFields(Lenient):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    n_drafts: Annotated[int, Field(ge=0)] | None = Field(None, validation_alias="speculative.n_max")
+    """llama-server's name. 0: guess no tokens ahead; how many else is the engine's to measure."""
 
     @property
     def stops(self) -> list[str]:

@@ -105,3 +105,15 @@ class Admission:
         request.seq = None
         self.waiting.appendleft(request)
         self.n_preempted += 1
+
+    def clear(self) -> None:
+        """Empty every sequence; the running requests return to the queue, in order."""
+        for request in sorted(self.running.values(), key=_youngest_first):
+            self._preempt(request)
+        for resident in self.table.residents:
+            if resident.tokens:
+                self.table.drop(resident)
+
+
+def _youngest_first(request: Request) -> tuple[float, int]:
+    return -request.admitted, -request.key

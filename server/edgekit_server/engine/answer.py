@@ -40,7 +40,10 @@ def take(request: Request, choices: Sequence[Choice]) -> Taken:
     for token in forced(request):
         taken.finish = _append(request, token, taken.tokens)
         if taken.finish is not None:
-            break
+            return taken
+    matcher = request.chooser.matcher
+    if matcher is not None and matcher.stopped:
+        taken.finish = "stop"
     return taken
 
 

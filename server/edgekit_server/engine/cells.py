@@ -74,6 +74,12 @@ class Cells:
         self._library.llama_memory_seq_add(self.memory, self._checked(seq), start, -1, delta)
         self.pending.add(seq)
 
+    def wipe(self) -> None:
+        """Forget every sequence and write zeros over all cells."""
+        self._checked(0)
+        self._library.llama_memory_clear(self.memory, True)
+        self.pending.clear()
+
     def seq_length(self, seq: int) -> int:
         """Return the number of positions the memory holds for a sequence."""
         return int(self._library.llama_memory_seq_pos_max(self.memory, self._checked(seq))) + 1

@@ -15,7 +15,7 @@ from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.memory import SeqTable
 from edgekit_server.engine.pace import Pace
 from edgekit_server.engine.pool import Pool
-from edgekit_server.engine.request import Request, expired
+from edgekit_server.engine.request import Request, expired, spare
 from edgekit_server.engine.scheduler import Chunk, Work
 from edgekit_server.engine.speculate import Drafter, Speculator
 from edgekit_server.engine.vocabulary import Vocabulary
@@ -56,7 +56,7 @@ class Loop:
         self._pool = Pool(context.n_threads)
         self._pace = Pace(itl_target_s, context.n_ubatch)
         self.table = SeqTable(context.n_seq_max, context.n_ctx, context, reuse=reuse)
-        self._speculator = speculator if self.table.kind.exact else None
+        self._speculator = speculator if reuse and self.table.kind.exact else None
         self._drafts: dict[int, array[int]] = {}
         """Guessed tokens of this step, by request key."""
         self._capacity = context.n_seq_max + max_queue
@@ -66,7 +66,7 @@ class Loop:
         self.admission = Admission(self.table, clock)
         self._running = self.admission.running
         self._failed_steps = 0
-        self.n_steps = 0
+        self.n_steps = self.n_drafted = self.n_accepted = 0
         self.decode_s = self.busy_s = 0.0
         """Time inside llama_decode and in whole steps: what lies between is our own cost."""
 
@@ -233,7 +233,20 @@ class Loop:
         seconds = time.perf_counter() - began
         taken = [answer.take(r, c) for (r, _), c in zip(drawing, answers, strict=True)]
         self._settle(chunks, seconds, drawing, taken)
-        return [self._output(r, took) for (r, _), took in zip(drawing, taken, strict=True)]
+        broken = [r for (r, _), took in zip(drawing, taken, strict=True) if took.error]
+        spared = spare(broken)
+        outputs = [
+            self._output(
+                request, took if request not in spared else replace(took, finish=None, error=None)
+            )
+            for (request, _), took in zip(drawing, taken, strict=True)
+            if took.tokens or request not in spared
+        ]
+        if broken:
+            # Without flash attention a masked cell still counts 0 times its number: NaN.
+            self.admission.clear()
+            self._context.wipe()
+        return outputs
 
     def _settle(
         self,
@@ -249,6 +262,8 @@ class Loop:
                 continue
             assert request.seq is not None
             n_right = answer.n_right(drafts, took.tokens)
+            self.n_drafted += len(drafts)
+            self.n_accepted += n_right
             self.table.append(request.seq, drafts[:n_right])
             if n_right < len(drafts):
                 self._context.seq_rm(request.seq, self._computed(request))

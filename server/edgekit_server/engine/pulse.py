@@ -53,14 +53,16 @@ class Heart:
         n_steps: Callable[[], int],
         n_taken: Callable[[], int],
         seconds: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
+        drafts: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         """`n_steps`: steps finished by the loop; `n_taken`: messages finished by the intake;
-        `seconds`: in llama_decode, and in whole steps."""
+        `seconds`: in llama_decode, and in whole steps; `drafts`: tokens guessed, and right."""
         self._send = send
         self._beat = beat
         self._n_steps = n_steps
         self._n_taken = n_taken
         self._seconds = seconds
+        self._drafts = drafts
         self._n_beats = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -78,7 +80,8 @@ class Heart:
         """Return what to send now; None when nothing has moved since the last call."""
         self._n_beats += self._beat.touched()
         n_steps = self._n_steps()
-        now = Pulse(n_steps + self._n_beats, self._n_taken(), n_steps, *self._seconds())
+        done = n_steps + self._n_beats
+        now = Pulse(done, self._n_taken(), n_steps, *self._seconds(), *self._drafts())
         if (now.worked, now.taken) == (self._last.worked, self._last.taken):
             return None
         self._last = now

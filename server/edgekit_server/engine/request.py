@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -60,6 +60,16 @@ class Request:
 def expired(requests: Iterable[Request], now: float) -> list[Request]:
     """Return those whose deadline has come."""
     return [r for r in requests if r.deadline is not None and now >= r.deadline]
+
+
+def spare(broken: Sequence[Request]) -> list[Request]:
+    """Return those of the requests with rows of no number that must not end for it.
+
+    A row breaks over its own tokens or over cells that another has just filled with NaN. One
+    that answered well until a newcomer broke beside it is taken for the latter.
+    """
+    newcomers = any(request.n_answer == 0 for request in broken)
+    return [request for request in broken if newcomers and request.n_answer > 0]
 
 
 def deadline(arrived: float, *limits_s: float | None) -> float | None:

@@ -166,6 +166,9 @@ class Pulse:
     """Time inside llama_decode since the start."""
     busy_s: float = 0.0
     """Time in whole steps since the start."""
+    n_drafted: int = 0
+    n_accepted: int = 0
+    """Tokens guessed ahead since the start, and how many were right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from edgekit_server.config import EngineConfig
-from edgekit_server.engine import native, threads, vocabulary, wire
+from edgekit_server.engine import native, speculation, threads, vocabulary, wire
 from edgekit_server.engine.intake import Intake, Outbox
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
@@ -61,6 +61,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
     """Load, say Hello, and run until the front stops us. Raises ServerError if it cannot."""
     if not config.model_path.is_file():
         raise ModelMissingError(f"no file {config.model_path}")
+    speculation.check(config)
     n_threads, why_threads = threads.default_threads()
     if config.n_threads is not None:
         n_threads, why_threads = config.n_threads, "as configured"
@@ -73,12 +74,18 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         type_k=config.type_k,
         type_v=config.type_v,
         flash_attn=config.flash_attn,
+        n_outputs_max=speculation.outputs_max(config),
     )
     model_options = ModelOptions(config.model_path, config.n_gpu_layers, config.use_extra_bufts)
     log = native.capture_log()
-    with native.opened(model_options, context_options, log) as (model, context):
+    with (
+        native.opened(model_options, context_options, log) as (model, context),
+        ExitStack() as stack,
+    ):
         if model.has_encoder or not model.has_decoder:
             raise BadModelError(f"{config.model_path.name} is no decoder-only model")
+        if model.n_ctx_train < 1:
+            raise BadModelError(f"{config.model_path.name} claims a context of no token")
         tables = vocabulary.read(model)
         hello = _hello(config, model, context, tables)
         hello.reasons["n_threads"] = f"{n_threads}: {why_threads}"
@@ -87,6 +94,9 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
         if said := log.find("layers to GPU"):
             hello.reasons["n_gpu_layers"] = said
         hello.reasons["buffers"] = "; ".join(log.buffers())
+        speculator, hello.reasons["speculation"] = stack.enter_context(
+            speculation.opened(config, context_options, model, tables.pieces, log)
+        )
         max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
         loop = Loop(
             context,
@@ -95,6 +105,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             reuse=model.trims_exactly,
             max_queue=max_queue,
             itl_target_s=config.itl_target_ms / 1000.0,
+            speculator=speculator,
         )
         tokenizer = Tokenizer(model, tables, hello.n_ctx_seq)
         intake = Intake(
@@ -110,6 +121,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             n_steps=lambda: loop.n_steps,
             n_taken=lambda: intake.n_taken,
             seconds=lambda: (loop.decode_s, loop.busy_s),
+            drafts=lambda: (loop.n_drafted, loop.n_accepted),
         )
         outbox.send(hello)
         thread.start()

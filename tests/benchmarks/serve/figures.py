@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 Figures = Mapping[str, float]
 
@@ -131,5 +132,4 @@ def orders(servers: Sequence[str], n_rounds: int) -> list[list[str]]:
 
 def gaps(times: Sequence[float], start: float, end: float) -> list[float]:
     """Return the gaps between consecutive arrivals that overlap the window from start to end."""
-    pairs = zip(times, times[1:], strict=False)
-    return [after - before for before, after in pairs if after > start and before < end]
+    return [after - before for before, after in pairwise(times) if after > start and before < end]

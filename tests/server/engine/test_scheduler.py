@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +98,31 @@ def test_many_decodes_still_leave_a_row_for_a_prompt() -> None:
 @pytest.mark.parametrize(("free", "ok"), [(99, False), (100, True)])
 def test_admission(free: int, ok: bool) -> None:
     assert can_admit(free_cells=free, needed=60, reserved=40) is ok
+
+
+@given(states(), st.data())
+def test_drafts_take_only_what_is_left(
+    state: tuple[list[Work], int, int], data: st.DataObject
+) -> None:
+    works, n_batch, n_ubatch = state
+    guessing = [
+        replace(w, n_drafts=data.draw(st.integers(0, 20))) if w.decoding else w for w in works
+    ]
+    chunks = plan(guessing, n_batch=n_batch, n_ubatch=n_ubatch)
+    n_decoding = sum(w.decoding for w in works)
+    n_prompts = len(works) - n_decoding
+    most = budget(n_decoding, n_batch=n_batch, n_ubatch=n_ubatch)
+    assert sum(c.n_rows for c in chunks) <= most
+    assert {w.key for w in works if w.decoding} <= {c.key for c in chunks}
+    assert sum(not c.decoding for c in chunks) >= min(1, n_prompts, most - n_decoding)
+    by_key = {w.key: w for w in guessing}
+    for chunk in chunks:
+        assert 0 <= chunk.n_drafts <= by_key[chunk.key].n_drafts
+        assert chunk.output or not chunk.n_drafts
+
+
+def test_forced_tokens_are_decode_rows() -> None:
+    """A few known tokens after a drawn one go first, with drafts behind them."""
+    forced = Work(0, 1, 5, True, n_drafts=3)
+    chunks = plan([forced, Work(1, 0, 500, False)], n_batch=100, n_ubatch=32)
+    assert chunks == [Chunk(1, 0, 24, False), Chunk(0, 1, 5, True, n_drafts=3)]

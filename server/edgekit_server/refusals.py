@@ -1,0 +1,45 @@
+"""What the engine refuses, as the errors that the front raises."""
+
+from __future__ import annotations
+
+from .engine import wire
+from .errors import (
+    BadModelError,
+    ConfigError,
+    ContextLengthError,
+    EngineDiedError,
+    ModelMissingError,
+    RequestError,
+    ServerError,
+)
+
+LOAD_FAILURES: dict[str, type[ServerError]] = {
+    "bad_model": BadModelError,
+    "out_of_memory": BadModelError,
+    "bad_config": ConfigError,
+    "model_missing": ModelMissingError,
+}
+"""What the child says before it exits, and the error of ours that it stands for."""
+
+
+def rejection(message: wire.Rejected, hello: wire.Hello | None, param: str) -> RequestError:
+    """Return the error for a request that the engine did not take."""
+    if message.code == "context_length_exceeded" and hello is not None:
+        return ContextLengthError(message.n_prompt, hello.n_ctx_seq, param=param)
+    if message.code == "queue_full":
+        return RequestError(
+            message.message,
+            status=429,
+            type="rate_limit_error",
+            code="queue_full",
+            retry_after_s=1,
+        )
+    return RequestError(message.message, code=message.code, param=param)
+
+
+def load_failure(fatal: wire.Fatal | None, reason: str) -> ServerError:
+    """Return the error for an engine that never became ready; `reason`: how it ended."""
+    if fatal is not None and fatal.code in LOAD_FAILURES:
+        return LOAD_FAILURES[fatal.code](fatal.message, code=fatal.code)
+    code = None if fatal is None else fatal.code
+    return EngineDiedError(f"the engine died while loading: {reason}", code=code)
