@@ -28,6 +28,8 @@ TINY_BYTES: Final = 64 * 10**6
 TINY_BUDGET_S: Final = 4.0
 BUDGET_S: Final = 20.0
 MOST_BUDGET_S: Final = 120.0
+FEWEST_STEPS: Final = 6
+MOST_STEPS: Final = 32
 VISITS: Final = 12
 """A budget should hold so many trials: about nine settings, and the finals."""
 
@@ -77,7 +79,7 @@ class Load:
 
     depths: tuple[int, ...]
     users: int
-    n_steps: int = 6
+    n_steps: int = FEWEST_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ def size_load(rough_tok_s: float, seconds: float, users: int, n_ctx: int) -> Loa
     per_seq = n_ctx // users - 256
     fast = [d for d in (2048, 1024, 512, 256) if d / rough_tok_s <= seconds / VISITS]
     depth = next((d for d in fast if d <= per_seq), 128)
-    return Load((min(512, depth // 2), depth), users)
+    # Steps of a small model are short, so more of them are timed.
+    n_steps = max(FEWEST_STEPS, min(MOST_STEPS, round(rough_tok_s / 200)))
+    return Load((min(512, depth // 2), depth), users, n_steps)
 
 
 def request_s(prefill_s: float, alone_s: float, together_s: float, users: int) -> float:
@@ -145,10 +149,7 @@ def figures(history: History, setting: Setting, users: int) -> Figures | None:
     samples = history.get(setting, ())
     if not samples:
         return None
-    drawn = [s for s in samples if s.alone]
-    if not drawn:
-        alike = (s for s in history if replace(s, n_ubatch=setting.n_ubatch) == setting)
-        drawn = next((d for s in alike if (d := [x for x in history[s] if x.alone])), [])
+    drawn = [s for s in samples if s.alone] or _drawn_alike(history, setting)
     if not drawn:
         return None
     depths = [depth for depth, _ in drawn[0].alone]
@@ -163,6 +164,21 @@ def figures(history: History, setting: Setting, users: int) -> Figures | None:
     whole = request_s(prefill, alone[-1][1], together, users)
     noise = (max(times) - min(times)) / (2 * whole) if len(times) > 1 else 0.0
     return Figures(prefill, alone, together, whole, len(samples), noise)
+
+
+def prompt_only(history: History, setting: Setting) -> bool:
+    """Whether a first look needs no steps: they are known from the same with another ubatch."""
+    return setting not in history and bool(_drawn_alike(history, setting))
+
+
+def _drawn_alike(history: History, setting: Setting) -> list[Sample]:
+    """Return the samples with steps of the first setting that differs in the ubatch at most."""
+    for other, samples in history.items():
+        if replace(other, n_ubatch=setting.n_ubatch) == setting:
+            drawn = [s for s in samples if s.alone]
+            if drawn:
+                return drawn
+    return []
 
 
 def next_setting(

@@ -23,6 +23,9 @@ DISK_WARNING_BYTES = 20 * GB
 MEMORY_WARNING_BYTES = 2 * GIB
 BUSY_GPU_SHARE = 0.5
 
+REBUILD = "edgekit engine build"
+"""It picks compiler and flags that work on this CPU, and keeps the old build."""
+
 # Build switches of llama.cpp by vendor (its docs/build.md).
 GPU_BUILDS = {
     "nvidia": "-DGGML_CUDA=on",
@@ -113,13 +116,12 @@ def check_engine(machine: Machine, around: Surroundings) -> Finding | None:
     return Finding("engine_version", "ok", f"llama-cpp-python {version}")
 
 
-def check_canary(machine: Machine, around: Surroundings) -> Finding | None:
+def check_canary(machine: Machine, _: Surroundings) -> Finding | None:
     canary = machine.engine.canary
     if canary is None or (canary.ok is None and machine.engine.llama_cpp_python is None):
         return None
-    rebuild = _rebuild("", machine, around)
     if canary.ok is False:
-        return Finding("canary", "error", f"the engine does not work: {canary.reason}", rebuild)
+        return Finding("canary", "error", f"the engine does not work: {canary.reason}", REBUILD)
     if canary.ok is None:
         return Finding(
             "canary",
@@ -133,7 +135,7 @@ def check_canary(machine: Machine, around: Surroundings) -> Finding | None:
             "warning",
             f"this build of the engine is faulty here: {canary.reason}; it runs slower without "
             "its extra buffers",
-            rebuild,
+            REBUILD,
         )
     return Finding("canary", "ok", f"the engine works: {canary.reason}")
 
@@ -253,12 +255,10 @@ def _is_busy(gpu: Accelerator) -> bool:
 
 
 def _rebuild(switch: str, machine: Machine, around: Surroundings) -> str:
-    """Return the command that builds the engine here; clang, since GCC 12 breaks AMX kernels."""
+    """Return the command that builds the engine for an accelerator here."""
     version = around.pinned_engine or machine.engine.llama_cpp_python
     package = f"llama-cpp-python=={version}" if version else "llama-cpp-python"
-    compiler = "CC=clang CXX=clang++ " if not switch and around.platform == "linux" else ""
-    switches = f'CMAKE_ARGS="{switch}" ' if switch else ""
     return (
-        f"{compiler}{switches}pip install --force-reinstall --no-cache-dir --no-binary "
+        f'CMAKE_ARGS="{switch}" pip install --force-reinstall --no-cache-dir --no-binary '
         f"llama-cpp-python '{package}'"
     )

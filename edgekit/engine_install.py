@@ -123,24 +123,35 @@ def make_wheel(plan: Draft, *, rebuild: bool = False) -> Path:
     return plan.wheel
 
 
-def check(wheel: Path) -> Verdict:
-    """Try a wheel beside the installed engine, without installing it."""
+def check(wheel: Path, model: Path | None = None) -> Verdict:
+    """Try a wheel beside the installed engine, without installing it.
+
+    `model`: a GGUF to try them on besides pocket, which is small.
+    """
     installed = _distribution() is not None
     with (
         engine_verify.unpacked(wheel) as library,
-        # Where no engine is installed, the new one has to convert its own test pieces.
-        engine_verify.pocket_files(None if installed else library) as files,
+        engine_verify.pocket_files(library) as files,
     ):
-        return engine_verify.verify(library, files, installed=installed)
+        more = {} if model is None else {model.stem: model}
+        return engine_verify.verify(library, {**files, **more}, installed=installed)
 
 
-def install(wheel: Path, record: Mapping[str, object], pip: Pip = run_pip) -> Path | None:
+def install(
+    wheel: Path, record: Mapping[str, object], pip: Pip = run_pip, *, must_keep: bool = True
+) -> Path | None:
     """Put a wheel in place of the installed engine; return where that one is kept.
 
-    Raises EngineFailedError when pip fails; the old engine is then put back.
+    Raises EngineFailedError when the old engine cannot be kept (unless told that this does not
+    matter), or when pip fails; the old engine is then put back.
     """
     with locked():
-        previous = _keep_previous()
+        try:
+            previous = _keep_previous()
+        except EngineFailedError:
+            if must_keep:
+                raise
+            previous = None
         try:
             pip(_install_arguments(wheel))
         except EngineFailedError:

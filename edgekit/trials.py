@@ -142,17 +142,21 @@ def run(
         _, rough = bench.child(space.default.extra_bufts)
         load = autotune.size_load(rough, seconds, users, n_ctx)
         began = monotonic()
-        left = seconds
-        while setting := autotune.next_setting(
-            space, history, frozenset(refused), load.users, hurry=left < FINALS * visit_s
-        ):
+        while True:
             left = seconds - (monotonic() - began)
-            if history and left < visit_s:
-                note = f"the time of {seconds:.0f} s was up"
+            hurry = left < FINALS * visit_s
+            wanted = autotune.next_setting(space, history, frozenset(refused), load.users)
+            setting = wanted
+            if hurry:
+                setting = autotune.next_setting(
+                    space, history, frozenset(refused), load.users, hurry=True
+                )
+                if wanted is not None and wanted not in history:
+                    note = f"not everything was tried in {seconds:.0f} s"
+            if setting is None or (history and left < visit_s):
                 break
             progress(seconds - left, seconds)
-            # What only changes how a prompt is read is tried on a prompt alone, at first.
-            short = setting not in history and setting.n_ubatch != space.default.n_ubatch
+            short = autotune.prompt_only(history, setting)
             try:
                 sample, took = bench.visit(setting, load, short=short, timeout_s=GRACE * left + 2)
             except TrialError as error:

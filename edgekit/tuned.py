@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from edgekit import autotune_words
 from edgekit.autotune import OBJECTIVE, Figures, Setting
@@ -120,8 +121,7 @@ def from_json(record: Mapping[str, object]) -> Tuned:
     """Rebuild a record. Raises ValueError, KeyError or TypeError for anything else."""
     if record["schema"] != SCHEMA:
         raise ValueError(record["schema"])
-    rows = record["rows"]
-    assert isinstance(rows, list)
+    rows = [_fields(row) for row in list(record["rows"])]  # type: ignore[call-overload]
     found = Tuned(
         setting=_setting(record["setting"]),
         users=_whole(record["users"]),
@@ -149,8 +149,7 @@ def _row(row: Row, users: int) -> dict[str, object]:
 
 
 def _setting(record: object) -> Setting:
-    assert isinstance(record, dict)
-    setting = Setting(**record)
+    setting = Setting(**_fields(record))
     for field in ("n_threads", "n_ubatch"):
         _whole(getattr(setting, field))
     flags = (setting.streams, setting.extra_bufts, setting.flash_attn or False)
@@ -160,12 +159,18 @@ def _setting(record: object) -> Setting:
 
 
 def _figures(record: object) -> Figures:
-    assert isinstance(record, dict)
-    alone = tuple((_whole(d), _seconds(s)) for d, s in record.pop("alone"))
-    found = Figures(alone=alone, **record)
+    values = _fields(record)
+    alone = tuple((_whole(d), _seconds(s)) for d, s in values.pop("alone"))
+    found = Figures(alone=alone, **values)
     for value in (found.prefill_s, found.together, found.request_s):
         _seconds(value)
     return found
+
+
+def _fields(record: object) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise TypeError(record)
+    return dict(record)
 
 
 def _whole(value: object) -> int:

@@ -20,6 +20,9 @@ from edgekit.units import format_bytes
 VERSION: Final = 1
 """Of the trials: figures of another version are measured again."""
 
+MOST_NOISE: Final = 0.15
+"""Relative; figures that scatter more are used once and not kept."""
+
 CPU_UBATCHES: Final = (256, 1024)
 GPU_UBATCHES: Final = (1024, 2048)
 
@@ -112,6 +115,10 @@ def tune(
         facts=facts(plan, machine, file.stem, extra_bufts=extra_bufts),
         note=found.note,
     )
+    if max(choice.default.noise, choice.chosen.noise) > MOST_NOISE:
+        # Something else kept the machine busy: what holds now need not hold tomorrow.
+        note = "the machine was busy: not kept, tried again next time"
+        return replace(result, note="; ".join(filter(None, (found.note, note))))
     tuned.keep(folder(), result)
     return result
 

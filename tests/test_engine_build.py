@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.engine_build import NO_AMX, Toolchain, choose, look, pinned_version, wheel_folder
+from edgekit.engine_build import (
+    NO_AMX,
+    Toolchain,
+    choose,
+    cuda_archs,
+    look,
+    pinned_version,
+    wheel_folder,
+)
 
 AMX = frozenset({"avx512f", "amx_int8", "amx_tile"})
 PLAIN = frozenset({"avx2"})
@@ -18,8 +26,10 @@ def machine(
     clangs: tuple[tuple[str, int], ...] = (),
     nvcc: str | None = None,
     driver: bool = False,
+    archs: tuple[str, ...] = (),
+    vulkan: bool = False,
 ) -> Toolchain:
-    return Toolchain(system, flags, gcc, clangs, nvcc, driver)
+    return Toolchain(system, flags, gcc, clangs, nvcc, driver, archs, vulkan)
 
 
 CASES = [
@@ -45,6 +55,26 @@ CASES = [
         machine(nvcc="/usr/local/cuda/bin/nvcc", driver=True),
         {"CMAKE_ARGS": "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=native"},
     ),
+    (
+        "cuda on two kinds of card",
+        machine(nvcc="/usr/local/cuda/bin/nvcc", driver=True, archs=("86", "90")),
+        {"CMAKE_ARGS": "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=86;90"},
+    ),
+    ("vulkan", machine(vulkan=True), {"CMAKE_ARGS": "-DGGML_VULKAN=on"}),
+    (
+        "cuda before vulkan",
+        machine(nvcc="/usr/bin/nvcc", driver=True, vulkan=True),
+        {"CMAKE_ARGS": "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=native"},
+    ),
+    (
+        "amx with clang, and a card",
+        machine(AMX, clangs=(("clang-16", 16),), nvcc="/usr/bin/nvcc", driver=True, archs=("90",)),
+        {
+            "CC": "clang-16",
+            "CXX": "clang++-16",
+            "CMAKE_ARGS": "-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=90",
+        },
+    ),
     ("toolkit without a driver", machine(nvcc="/usr/bin/nvcc"), {}),
     ("driver without a toolkit", machine(driver=True), {}),
     ("mac", machine(system="Darwin", gcc="/usr/bin/g++"), {}),
@@ -56,6 +86,12 @@ def test_choice(name: str, found: Toolchain, env: dict[str, str]) -> None:
     build = choose(found)
     assert dict(build.env) == env
     assert build.reason
+
+
+def test_compute_capabilities_are_read_once_each() -> None:
+    assert cuda_archs("8.6\n9.0\n8.6\n") == ("86", "90")
+    assert cuda_archs("12.0\n9.0\n") == ("90", "120")
+    assert cuda_archs("[N/A]\nFailed to initialize NVML\n") == ()
 
 
 def test_no_compiler_is_a_sentence_with_the_fix() -> None:

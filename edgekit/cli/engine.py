@@ -28,6 +28,10 @@ def register(app: typer.Typer) -> None:
                 "that its build needs: then nothing is downloaded."
             ),
         ] = None,
+        model: Annotated[
+            Path | None,
+            typer.Option(help="A GGUF file to try the builds on, besides the embedded model."),
+        ] = None,
         rebuild: Annotated[
             bool, typer.Option("--rebuild", help="Compile even if this build was made before.")
         ] = False,
@@ -46,8 +50,10 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit engine build --dry-run
         """
-        from edgekit.errors import UsageError
+        from edgekit.errors import MissingInputError, UsageError
 
+        if model is not None and not model.is_file():
+            raise MissingInputError(f"there is no file {model}", code="model_missing")
         if action not in ACTIONS:
             raise UsageError(
                 f"{action!r} is nothing that can be done with the engine",
@@ -57,7 +63,7 @@ def register(app: typer.Typer) -> None:
         if action == "show":
             show(json=json)
         elif action == "build":
-            build(sdist, rebuild=rebuild, force=force, dry_run=dry_run, json=json)
+            build(sdist, model, rebuild=rebuild, force=force, dry_run=dry_run, json=json)
         else:
             rollback(dry_run=dry_run, json=json)
 
@@ -80,7 +86,15 @@ def show(*, json: bool) -> None:
     output.say("Kept", str(record["previous"] or UNKNOWN))
 
 
-def build(sdist: Path | None, *, rebuild: bool, force: bool, dry_run: bool, json: bool) -> None:
+def build(
+    sdist: Path | None,
+    model: Path | None,
+    *,
+    rebuild: bool,
+    force: bool,
+    dry_run: bool,
+    json: bool,
+) -> None:
     """Compile, verify and install; or say what would be done."""
     from edgekit import engine_install, engine_verify
 
@@ -97,15 +111,19 @@ def build(sdist: Path | None, *, rebuild: bool, force: bool, dry_run: bool, json
         wheel = engine_install.make_wheel(plan, rebuild=rebuild)
         watch.end("build", f"{wheel.name}{', made earlier' if kept else ''}")
         watch.begin("verify", "canary and trial")
-        verdict = engine_install.check(wheel)
+        verdict = engine_install.check(wheel, model)
         watch.end("verify", verdict.reason)
         if not json:
             compare(verdict)
         if not verdict.install and not force:
             raise engine_verify.refused(verdict)
         watch.begin("install", "pip")
-        kept_at = engine_install.install(wheel, engine_install.record_of(plan, verdict))
-        watch.end("install", f"the old one is kept: {kept_at}" if kept_at else "the first one here")
+        record = engine_install.record_of(plan, verdict)
+        kept_at = engine_install.install(wheel, record, must_keep=not force)
+        words = (
+            f"the old one is kept: {kept_at}" if kept_at else "there is no old one to go back to"
+        )
+        watch.end("install", words)
     if json:
         output.emit(_record(plan, kept=kept, verdict=verdict, installed=True, previous=kept_at))
 
@@ -142,7 +160,7 @@ def compare(verdict: Verdict) -> None:
 
     rows = [
         (
-            f"  pocket {c.file}",
+            f"  {c.file}",
             cell(c.old.prefill_tok_s if c.old else None),
             cell(c.new.prefill_tok_s if c.new else None),
             cell(c.old.decode_tok_s if c.old else None),

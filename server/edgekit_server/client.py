@@ -36,6 +36,7 @@ RESTART_PATIENCE_S = 10.0
 """How long a request waits for an engine that is restarting before it gets a 503."""
 STOP_PATIENCE_S = 5.0
 LOADING_RETRY_S = 10
+SUSPECT_POLL_S = 0.1
 READ_BYTES = 1 << 18
 
 
@@ -82,6 +83,8 @@ class EngineClient:
         self._suspects = Suspects()
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
+        self._leaving: dict[int, _Open] = {}
+        """Cancelled, but the engine has not said yet that it let go of them."""
         self._writer: asyncio.StreamWriter | None = None
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -129,13 +132,17 @@ class EngineClient:
         EngineDiedError when the child died over it.
         """
         await self.ready()
+        keys = _keys(requests, param)
+        while self._suspects.must_wait(keys, {entry.key for entry in self._inside()}):
+            await asyncio.sleep(SUSPECT_POLL_S)
+            await self.ready()
         call = Call(self._forget)
         opened: list[_Open] = []
         try:
-            for index, given in enumerate(requests):
+            for index, (given, key) in enumerate(zip(requests, keys, strict=True)):
                 if deadline_s is not None:
                     given = replace(given, deadline_s=deadline_s)
-                opened.append(self._send(given, index, param, call))
+                opened.append(self._send(given, key, index, param, call))
             await self._drain()
             call.n_prompt = [await entry.verdict for entry in opened]
         except BaseException:
@@ -147,9 +154,15 @@ class EngineClient:
             raise
         return call
 
+    def _inside(self) -> list[_Open]:
+        """What the engine may be working on."""
+        return [*self._open.values(), *self._leaving.values()]
+
     def _forget(self, request_id: int) -> None:
         """Cancel a request in the engine; nothing more of it is delivered."""
-        if self._open.pop(request_id, None) is not None:
+        entry = self._open.pop(request_id, None)
+        if entry is not None:
+            self._leaving[request_id] = entry
             self._cancel_in_engine(request_id)
 
     async def stop(self) -> None:
@@ -176,15 +189,12 @@ class EngineClient:
         if self._writer is not None:
             self._writer.write(wire.encode(wire.Cancel(request_id)))
 
-    def _send(self, given: wire.Generate, index: int, param: str, call: Call) -> _Open:
-        try:
-            key = content_key(given)
-        except WireError as error:
-            raise RequestError(error.message, param=param, code="invalid_value") from error
+    def _send(self, given: wire.Generate, key: bytes, index: int, param: str, call: Call) -> _Open:
         if self._suspects.refused(key):
             raise RequestError(
-                f"this request was running each of the last {MAX_DEATHS} times that the engine "
-                "died; it is refused until the server restarts or an hour has passed",
+                f"the engine died {MAX_DEATHS} times or more while this request ran, and no other "
+                "can have been the cause; it is refused until the server restarts or an hour has "
+                "passed",
                 code="request_kills_engine",
                 param=param,
             )
@@ -218,7 +228,8 @@ class EngineClient:
                 self._set_state(State.FAILED)
                 return
             self._set_state(State.RESTARTING)
-            self._suspects.blame(entry.key for entry in self._open.values())
+            self._suspects.blame(entry.key for entry in self._inside())
+            self._leaving.clear()
             code = "engine_stalled" if self._stalled else None
             message = f"the engine died ({reason}) and is being restarted"
             self._fail_open(EngineDiedError(message, code=code))
@@ -263,7 +274,7 @@ class EngineClient:
         while self._stalled is None:
             await asyncio.sleep(dog.interval_s)
             # While it loads, no request can be open.
-            waits = [entry.verdict.done() for entry in self._open.values()]
+            waits = [entry.verdict.done() for entry in self._inside()]
             self._stalled = dog.stalled(running=any(waits), unanswered=not all(waits))
         log.error("the engine is being ended: %s", self._stalled)
         await asyncio.to_thread(end, process)
@@ -290,6 +301,7 @@ class EngineClient:
                 if entry is not None and not entry.verdict.done():
                     entry.verdict.set_result(message.n_prompt)
             case wire.Rejected():
+                self._leaving.pop(message.id, None)
                 entry = self._open.pop(message.id, None)
                 if entry is not None and not entry.verdict.done():
                     entry.verdict.set_exception(rejection(message, self.hello, entry.param))
@@ -304,6 +316,8 @@ class EngineClient:
     def _output(self, output: wire.Output) -> None:
         entry = self._open.get(output.id)
         if entry is None:
+            if output.finish is not None:
+                self._leaving.pop(output.id, None)
             return
         if output.finish is not None:
             del self._open[output.id]
@@ -329,6 +343,13 @@ class EngineClient:
                 self._changed.notify_all()
 
         self._notify = asyncio.create_task(notify())
+
+
+def _keys(requests: Sequence[wire.Generate], param: str) -> list[bytes]:
+    try:
+        return [content_key(request) for request in requests]
+    except WireError as error:
+        raise RequestError(error.message, param=param, code="invalid_value") from error
 
 
 def not_ready(state: State) -> RequestError:

@@ -7,6 +7,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter to load; `scale` is what requests get that name no adapters."""
+
+    name: str
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Settings of one engine child. `None` leaves the choice to the engine, which reports it."""
 
@@ -27,11 +36,13 @@ class EngineConfig:
     max_queue: int | None = None
     """Requests that may wait; None is 8 x n_seq_max."""
     kv_mode: str = "auto"
-    """unified, streams or auto; see engine/memory.py."""
+    """unified: any sequence may use all of n_ctx; streams: each has n_ctx / n_seq_max of its own
+    and can hold no more; auto: see engine/kvmode.py."""
     host_cache_bytes: int = 0
     """Host RAM for the KV of sequences that lost their place; 0: none."""
     disk_cache: Path | None = None
-    """Folder that keeps such KV over restarts; None: none."""
+    """Folder that keeps such KV over restarts, 8 GiB of it; None: none. Anyone who can read it
+    can read the prompts."""
     speculation: str = "auto"
     """auto (prompt lookup where it pays), off, or draft (needs `draft_model`)."""
     draft_model: Path | None = None
@@ -39,6 +50,11 @@ class EngineConfig:
     """Longest life of any request, from intake; None: none."""
     itl_target_ms: float = 100.0
     """A prompt's chunks shrink while other sequences decode until a step takes about this."""
+    adapters: tuple[Adapter, ...] = ()
+    pooling: str | None = None
+    """How a text becomes one vector: mean, cls, last or none; None: as the model says."""
+    embed_ctx: int = 2048
+    """The most tokens of a text to be embedded. Costs KV memory from the first one on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ ServerError
 ├── WireError               70   bytes between front and engine that are no message of ours
 └── RequestError            --   a client's mistake: HTTP status, OpenAI type and code
     ├── ContextLengthError  400  context_length_exceeded
+    ├── GrammarError        400  invalid_grammar: a schema or grammar that cannot be held
     └── ...
 """
 
@@ -95,3 +96,10 @@ class ContextLengthError(RequestError):
         )
         self.n_prompt = n_prompt
         self.n_ctx_seq = n_ctx_seq
+
+
+class GrammarError(RequestError):
+    """What the answer shall match cannot be compiled; `param` names the field if it is known."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, code="invalid_grammar", param=param)

@@ -34,7 +34,7 @@ def rejection(message: wire.Rejected, hello: wire.Hello | None, param: str) -> R
             code="queue_full",
             retry_after_s=1,
         )
-    return RequestError(message.message, code=message.code, param=param)
+    return RequestError(message.message, code=message.code, param=message.param or param)
 
 
 def load_failure(fatal: wire.Fatal | None, reason: str) -> ServerError:

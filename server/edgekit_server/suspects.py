@@ -1,10 +1,15 @@
-"""Which requests were in flight when an engine died, by content, and when one is refused."""
+"""Which requests were in flight when an engine died, by content, and which of them is refused.
+
+Whatever ran at both of two deaths is a suspect. If that is one request, it is guilty. If clients
+repeat all they had open, several are; then they run one at a time, so that a third death, or an
+answer, tells them apart.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -30,20 +35,26 @@ class Suspects:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._guilty: set[bytes] = set()
         self._clock = clock
 
     def blame(self, keys: Iterable[bytes]) -> None:
         """The engine died with these in flight."""
-        now = self._clock()
-        for key in set(keys):
+        now, present = self._clock(), set(keys)
+        known = {key for key in present if self.deaths(key) >= MAX_DEATHS}
+        for key in present:
             self._deaths[key] = (self.deaths(key) + 1, now)
             self._deaths.move_to_end(key)
+        repeated = known or {key for key in present if self.deaths(key) >= MAX_DEATHS}
+        if len(repeated) == 1:
+            self._guilty |= repeated
         while len(self._deaths) > MAX_REMEMBERED:
-            self._deaths.popitem(last=False)
+            self._guilty.discard(self._deaths.popitem(last=False)[0])
 
     def clear(self, key: bytes) -> None:
         """This request completed."""
         self._deaths.pop(key, None)
+        self._guilty.discard(key)
 
     def deaths(self, key: bytes) -> int:
         """Return how often the engine died under this request within the last hour."""
@@ -52,4 +63,13 @@ class Suspects:
 
     def refused(self, key: bytes) -> bool:
         """Whether the request killed the engine too often to be tried again."""
-        return self.deaths(key) >= MAX_DEATHS
+        return key in self._guilty and self.deaths(key) >= MAX_DEATHS
+
+    def must_wait(self, keys: Collection[bytes], running: Collection[bytes]) -> bool:
+        """Whether a request is a suspect, and another suspect runs: one at a time."""
+        if not any(self._doubtful(key) for key in keys):
+            return False
+        return any(self._doubtful(key) for key in running if key not in keys)
+
+    def _doubtful(self, key: bytes) -> bool:
+        return self.deaths(key) >= MAX_DEATHS and key not in self._guilty

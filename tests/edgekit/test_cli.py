@@ -18,7 +18,10 @@ from edgekit.cli.output import wrap
 from edgekit.cli.settings import read_settings
 from tests.support.cli import POCKET, ROOT, Cli
 
-COMMANDS = ("deploy", "fit", "probe", "models", "devices", "quantize", "serve", "bench", "doctor")
+COMMANDS = (
+    *("deploy", "fit", "probe", "models", "devices"),
+    *("quantize", "serve", "bench", "engine", "doctor"),
+)
 
 
 @pytest.fixture

@@ -176,6 +176,43 @@ def test_the_report_of_a_measured_deployment(cli: Cli) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_the_first_deployment_tunes_and_the_second_remembers(cli: Cli) -> None:
+    tuned = Cli(cli.home, {**cli.env, "EDGEKIT_TUNE": "on"})
+    arguments = ("deploy", "pocket:Q4_K_M", "--users", "2", "--ctx", "2048", "--no-stay")
+    first = tuned.json(*arguments, "--port", str(free_port()), "--no-measure")
+    found = first["tuning"]
+    assert found["schema"] == "edgekit.autotune/1"
+    assert found["rows"][0]["setting"]["flash_attn"] is None
+    assert found["gain"] >= 1
+    assert set(found["reasons"]) >= {"flash_attn", "n_threads", "n_ubatch", "extra_bufts"}
+    measured = ("--load", "1", "--requests", "1")
+    done = tuned.run(*arguments, "--port", str(free_port()), *measured)
+    assert done.returncode == 0, done.stderr
+    (receipt,) = (tuned.data / "reports").glob("*.json")
+    record = json.loads(receipt.read_text())
+    # Figures that scattered are not kept, and this machine may be busy.
+    kept = "busy" not in (found["note"] or "")
+    assert record["tuning"]["cached"] is kept
+    if kept:
+        assert "(kept)" in done.stdout
+        assert record["tuning"]["setting"] == found["setting"]
+    basis = record["bench"]["predicted"]["rows"][0]["decode_tok_s"]["basis"]
+    assert basis == "measured"
+    assert "Engine settings" in record["bench"]["method"]
+    untuned = cli.json(*arguments, "--port", str(free_port()), "--no-measure")
+    assert untuned["tuning"] is None
+
+
+def test_tuning_is_a_step_of_the_plan(cli: Cli) -> None:
+    def steps(*more: str) -> list[str]:
+        tuned = Cli(cli.home, {**cli.env, "EDGEKIT_TUNE": "on"})
+        plan = tuned.json("deploy", "pocket", "--dry-run", *more)["plan"]
+        return [step["kind"] for step in plan["steps"]]
+
+    assert steps()[2:5] == ["verify", "tune", "serve"]
+    assert "tune" not in steps("--no-tune")
+
+
 def test_bench_knows_a_deployment_by_its_model(cli: Cli) -> None:
     with deployed(cli) as (_, record):
         page = cli.home / "report.html"

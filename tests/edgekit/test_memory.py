@@ -226,6 +226,25 @@ def test_a_dry_load_measures_what_the_formula_says(tiny: Path) -> None:
     assert found.output == pytest.approx(memory.output_bytes(shape, 4), rel=0.15)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_scores_stand_in_memory_without_flash_attention(tiny: Path, streams: bool) -> None:
+    pytest.importorskip("llama_cpp")
+    found = dryload.dry_load(tiny, n_ctx=8192, n_seq_max=4, flash_attn=False, streams=streams)
+    layers, hidden = gguf_models.LAYERS, gguf_models.HIDDEN
+    shape = memory.Shape(layers, hidden, 4, 2, 16, 2 * hidden, len(gguf_models.vocabulary()))
+    said = memory.compute_bytes(shape, 8192, 4, flash_attn=False, streams=streams)
+    assert sum(found.compute.values()) == pytest.approx(said, rel=0.02)
+    assert said > 3 * memory.compute_bytes(shape, 8192, 4, streams=streams)
+
+
+def test_scores_count_in_a_plan() -> None:
+    def total(**more: bool) -> int:
+        return memory.predict(MISTRAL, A10, TABLES["Q2_K"], n_ctx=8192, users=4, **more).total
+
+    assert total(flash_attn=False) > total() + 300 * 1024**2
+    assert total(flash_attn=False, streams=True) < total(flash_attn=False)
+
+
 @pytest.mark.parametrize("filetype", ["BF16", "Q8_0", "Q4_K_M"])
 def test_pocket_is_predicted_to_the_byte(filetype: str, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")

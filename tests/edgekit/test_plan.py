@@ -42,7 +42,7 @@ def fill(tmp_path: Path, model: str, filetype: str, source: str) -> Entry:
 def test_the_embedded_model_is_used_where_it_lies(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     kinds = [s.kind for s in plan.steps]
-    assert kinds == ["fetch", "quantize", "verify", "serve", "measure", "receipt"]
+    assert kinds == ["fetch", "quantize", "verify", "tune", "serve", "measure", "receipt"]
     assert plan.steps[0].done
     assert str(POCKET) in plan.steps[0].summary
     assert plan.steps[0].bytes == sum(f.stat().st_size for f in POCKET.glob("*.safetensors"))

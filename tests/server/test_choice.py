@@ -7,8 +7,8 @@ import pytest
 from edgekit_server.api.choice import Choice
 from edgekit_server.api.params import generates
 from edgekit_server.api.schema import CompletionRequest
-from edgekit_server.chat.parser import Parser
 from edgekit_server.chat.family import PLAIN
+from edgekit_server.chat.parser import Parser
 from edgekit_server.engine.wire import Output, Sampling, TopToken
 
 PIECES = [b"one ", b"two", b" st", b"op", b" three"]

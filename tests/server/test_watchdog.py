@@ -174,6 +174,23 @@ def test_a_loop_that_never_ends(model: Path, hang: str) -> None:
         assert _complete(server, 10).status_code == 200
 
 
+def test_clients_that_leave_too_soon_hide_nothing(model: Path) -> None:
+    """The engine hangs over a request whose client gave up long before the limit."""
+    config = config_for(model, watchdog_s=LIMIT_S)
+    with running(config, partial(_spawn_spinning, "time.sleep(1000)")) as server:
+        client = server.app.state.router.client
+        for n_restarts in (1, 2):
+            body = {"prompt": [9, 200], "max_tokens": 4}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.5)
+            end = time.monotonic() + 15
+            while client.restarts < n_restarts:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        assert _complete(server, 200).json()["error"]["code"] == "request_kills_engine"
+        assert _complete(server, 10).status_code == 200
+
+
 def test_a_request_that_stalls_the_engine_twice_is_refused(model: Path) -> None:
     config = config_for(model, watchdog_s=LIMIT_S)
     with running(config, partial(_spawn_spinning, "pass")) as server:

@@ -47,6 +47,7 @@ class Cli:
             "EDGEKIT_CONFIG_DIR": str(self.config),
             "EDGEKIT_CACHE_DIR": str(self.home / "cache"),
             "OMP_NUM_THREADS": "1",
+            "EDGEKIT_TUNE": "off",
             **self.env,
         }
 

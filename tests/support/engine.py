@@ -12,6 +12,8 @@ from pathlib import Path
 
 from edgekit_server.engine import native, vocabulary
 from edgekit_server.engine.batch import Batch
+from edgekit_server.engine.checkpoints import Kind
+from edgekit_server.engine.hostcache import HostCache
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.engine.request import Request
@@ -46,6 +48,7 @@ class Driver:
         speculate: bool = True,
         matcher: Matcher | None = None,
         deadline: float | None = None,
+        shift_at: int | None = None,
     ) -> int:
         tokens = array("i", prompt)
         chooser = Chooser(
@@ -59,7 +62,8 @@ class Driver:
         request = Request(
             id=next(self.ids),
             tokens=tokens,
-            limit=min(len(tokens) + n, self.context.n_ctx_seq),
+            limit=len(tokens) + n if shift_at else min(len(tokens) + n, self.context.n_ctx_seq),
+            shift_at=shift_at,
             chooser=chooser,
             arrived=arrived,
             ends=ends,
@@ -107,7 +111,15 @@ def driver(
     reuse: bool = True,
     n_threads: int = 1,
     speculator: Speculator | None = None,
+    unified: bool = True,
+    store: HostCache | None = None,
+    type_k: str = "f16",
+    type_v: str = "f16",
+    exact: bool = False,
 ) -> Iterator[Driver]:
+    """`exact`: F32 cells without flash attention, which sums in F16 in the order of the cells:
+    then a result does not depend on where in memory a sequence lies, up to 1e-5.
+    """
     log = native.capture_log()
     options = ContextOptions(
         n_ctx=n_ctx,
@@ -116,6 +128,10 @@ def driver(
         n_ubatch=n_ubatch,
         n_threads=n_threads,
         n_outputs_max=n_outputs(n_seq_max, n_batch) if speculator else None,
+        kv_unified=unified,
+        type_k="f32" if exact else type_k,
+        type_v="f32" if exact else type_v,
+        flash_attn=False if exact else None,
     )
     with native.opened(ModelOptions(path, 0, use_extra_bufts), options, log) as (m, c):
         tables = vocabulary.read(m)
@@ -128,7 +144,9 @@ def driver(
             c,
             tables,
             emit,
-            reuse=reuse and m.trims_exactly,
+            reuse=reuse,
+            kind=Kind(unified, m.n_swa, m.is_recurrent),
+            store=store,
             max_queue=max_queue,
             speculator=speculator,
         )

@@ -5,6 +5,7 @@ For tests of machinery that need real llama.cpp but no real language.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -37,6 +38,9 @@ def write_model(
     pre: str = "tekken",
     fim_keys: bool = False,
     n_filler: int = 0,
+    head_dim: int = HEAD_DIM,
+    more_control: Sequence[str] = (),
+    template: str = TEMPLATE,
 ) -> Path:
     """Write the model; `quantized`: matrices in Q4_0, else F32; `n_filler`: more vocabulary."""
     rng = np.random.default_rng(seed)
@@ -48,24 +52,25 @@ def write_model(
     writer.add_feed_forward_length(FFN)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    tokens = [*vocabulary(), *(f"filler{i}" for i in range(n_filler))]
+    tokens = [*vocabulary(), *(f"filler{i}" for i in range(n_filler)), *more_control]
+    controls = {*CONTROL, *more_control}
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([control if t in CONTROL else normal for t in tokens])
+    writer.add_token_types([control if t in controls else normal for t in tokens])
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
     if fim_keys:
         writer.add_uint32("tokenizer.ggml.fim_pre_token_id", CONTROL.index("[PREFIX]"))
 
@@ -86,10 +91,10 @@ def write_model(
     for i in range(LAYERS):
         norm(f"blk.{i}.attn_norm.weight")
         norm(f"blk.{i}.ffn_norm.weight")
-        add(f"blk.{i}.attn_q.weight", HEADS * HEAD_DIM, HIDDEN, gain=2.0)
-        add(f"blk.{i}.attn_k.weight", KV_HEADS * HEAD_DIM, HIDDEN, gain=2.0)
-        add(f"blk.{i}.attn_v.weight", KV_HEADS * HEAD_DIM, HIDDEN)
-        add(f"blk.{i}.attn_output.weight", HIDDEN, HEADS * HEAD_DIM)
+        add(f"blk.{i}.attn_q.weight", HEADS * head_dim, HIDDEN, gain=2.0)
+        add(f"blk.{i}.attn_k.weight", KV_HEADS * head_dim, HIDDEN, gain=2.0)
+        add(f"blk.{i}.attn_v.weight", KV_HEADS * head_dim, HIDDEN)
+        add(f"blk.{i}.attn_output.weight", HIDDEN, HEADS * head_dim)
         add(f"blk.{i}.ffn_gate.weight", FFN, HIDDEN)
         add(f"blk.{i}.ffn_up.weight", FFN, HIDDEN)
         add(f"blk.{i}.ffn_down.weight", HIDDEN, FFN)

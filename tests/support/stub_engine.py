@@ -207,6 +207,7 @@ def main(fd: int) -> None:
             fim={"prefix": "[PREFIX]", "suffix": "[SUFFIX]", "middle": "[MIDDLE]"},
             control_tokens=CONTROL,
             reasons={},
+            control_ids={text: at for at, text in enumerate(CONTROL)},
         )
     )
     stub.run()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from fastapi import APIRouter, Request
-from pydantic import JsonValue as Json
 from starlette.responses import JSONResponse, Response
 
 from ..call import Call
@@ -22,11 +21,13 @@ from ..errors import RequestError, ServerError
 from ..router import Model
 from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
+from .constraints import after_reasoning, grammar_of, in_reasoning
 from .deadline import deadline_of
 from .failures import error_body
-from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
-from .schema import ChatRequest, Function, ToolChoice
+from .params import check_max_tokens, generates, sampling_of, with_bos
+from .schema import ChatRequest
 from .sse import DONE, KEEP_ALIVE, EventStream, event
+from .tools import grammar_with, offered
 
 routes = APIRouter()
 
@@ -87,7 +88,7 @@ async def chat_completions(request: Request) -> Response:
 async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
     """Validate, render, and hand to the engine; returns when it accepted the prompt."""
     model = await request.app.state.router.model(body.model)
-    check_response_format(body.response_format)
+    answer = grammar_of(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError(
             "top_logprobs needs logprobs to be true", code="invalid_value", param="top_logprobs"
@@ -96,7 +97,8 @@ async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
         raise RequestError(
             "this model has no chat template; use /v1/completions", code="no_chat_template"
         )
-    tools = _tools(body)
+    tools = offered(body)
+    grammar = grammar_with(answer, body, tools, model.spec, model.hello)
     limit_name = "max_completion_tokens" if body.max_completion_tokens is not None else "max_tokens"
     limit = check_max_tokens(
         body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
@@ -108,61 +110,27 @@ async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
     if thinking is None and body.reasoning_effort == "none":
         thinking = False
     render = partial(model.template.render, enable_thinking=thinking)
-    rendered = await asyncio.to_thread(lambda: render(normalise(body.messages), tools))
+    rendered = await asyncio.to_thread(
+        lambda: render(normalise(body.messages), [tool.shown for tool in tools])
+    )
+    if grammar is not None and not grammar.lenient:
+        grammar = after_reasoning(grammar, model.spec, rendered, model.hello, thinking=thinking)
     prompt = with_bos(rendered.pieces, model.hello)
-    requests = generates(prompt, body, sampling, limit)
+    requests = generates(prompt, body, sampling, limit, grammar)
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="messages", deadline_s=waits_s)
     made_id = f"chatcmpl-{uuid.uuid4().hex}"
     return Prepared(body, model, rendered, bool(tools), made_id, int(time.time())), call
 
 
-def _tools(body: ChatRequest) -> list[Json]:
-    """Return the tools to show the model, in the client's order.
-
-    `none` shows none. A named function shows that one only; `required` shows all. Neither is
-    enforced on the model's output: an answer in text then ends with finish_reason `stop`.
-    """
-    offered: list[Json] = []
-    names: list[str] = []
-    for at, tool in enumerate(body.tools or []):
-        if tool.get("type", "function") != "function":
-            continue  # Hosted tools (web_search, namespace): agents send them to every server.
-        try:
-            function = Function.model_validate(tool.get("function"))
-        except ValueError:
-            raise RequestError(
-                f"tools[{at}].function needs a name, and parameters that are an object",
-                code="invalid_value",
-                param=f"tools[{at}].function",
-            ) from None
-        names.append(function.name)
-        offered.append({"type": "function", "function": function.model_dump(exclude_none=True)})
-    choice = body.tool_choice
-    if choice == "none":
-        return []
-    if isinstance(choice, ToolChoice):
-        offered = [t for t, n in zip(offered, names, strict=True) if n == choice.function.name]
-        if not offered:
-            raise RequestError(
-                f"tool_choice names '{choice.function.name}', which is not among the tools",
-                code="invalid_value",
-                param="tool_choice",
-            )
-    if choice in ("required", "any") and not offered:
-        raise RequestError("tool_choice needs tools", code="invalid_value", param="tool_choice")
-    return offered
-
-
 def _choice(prepared: Prepared, index: int) -> Choice:
     spec = prepared.model.spec
-    last = prepared.rendered.pieces[-1][0].rstrip() if prepared.rendered.pieces else ""
     parser = Parser(
         spec,
         stop=prepared.body.stops,
         tools=prepared.tools,
         max_calls=1 if prepared.body.parallel_tool_calls is False else None,
-        in_reasoning=spec.reasoning is not None and last.endswith(spec.reasoning.open),
+        in_reasoning=in_reasoning(spec, prepared.rendered),
     )
     return Choice(index, parser)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from ..call import Call
 from ..chat.parser import Event, Parser
-from ..engine.wire import Output, TopToken
-from ..errors import EngineDiedError, ServerError
+from ..engine.wire import GRAMMAR_FAILED, Output, TopToken
+from ..errors import EngineDiedError, GrammarError, ServerError
 from ..metrics import Metrics
 from .deadline import timed_out
 
@@ -32,9 +32,7 @@ class Choice:
     def take(self, output: Output) -> list[Event]:
         """Return the events of one output; sets `finish` when nothing more will come."""
         if output.finish == "error":
-            raise EngineDiedError(
-                output.error or "the engine failed this request", code="engine_error"
-            )
+            raise _failed(output.error or "the engine failed this request")
         if output.finish == "timeout":
             raise timed_out()
         self.n_cached += output.n_cached or 0
@@ -60,6 +58,14 @@ class Choice:
         if engine == "length" and not self.parser.done_early:
             return "length"
         return "tool_calls" if self.parser.n_calls else "stop"
+
+
+def _failed(reason: str) -> ServerError:
+    """Return the error for an answer that the engine gave up; a grammar is the client's own."""
+    if reason.startswith(GRAMMAR_FAILED):
+        said = reason.removeprefix(GRAMMAR_FAILED)
+        return GrammarError(f"the grammar became too complex on the way: {said}")
+    return EngineDiedError(reason, code="engine_error")
 
 
 @dataclass(frozen=True, slots=True)

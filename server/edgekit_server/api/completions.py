@@ -19,9 +19,10 @@ from ..errors import RequestError, ServerError
 from ..router import Model
 from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
+from .constraints import grammar_of
 from .deadline import deadline_of
 from .failures import error_body
-from .params import check_max_tokens, check_response_format, generates, sampling_of, with_bos
+from .params import check_max_tokens, generates, sampling_of, with_bos
 from .schema import MAX_CHOICES, CompletionRequest, Prompt
 from .sse import DONE, KEEP_ALIVE, EventStream, event
 
@@ -81,7 +82,7 @@ async def completions(request: Request) -> Response:
 
 async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, Call]:
     model: Model = await request.app.state.router.model(body.model)
-    check_response_format(body.response_format)
+    grammar = grammar_of(body)
     if body.best_of is not None and body.best_of > (body.n or 1):
         raise RequestError(
             "best_of above n is not supported", code="unsupported_parameter", param="best_of"
@@ -99,7 +100,9 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
     requests = [
         generate
         for prompt in prompts
-        for generate in generates(_tokenizable(prompt, body.suffix, model), body, sampling, limit)
+        for generate in generates(
+            _tokenizable(prompt, body.suffix, model), body, sampling, limit, grammar
+        )
     ]
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="prompt", deadline_s=waits_s)

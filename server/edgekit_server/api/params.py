@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..engine.wire import Generate, Hello, Piece, Sampling
+from ..engine.wire import Generate, Grammar, Hello, Piece, Sampling
 from ..errors import RequestError
-from .schema import ResponseFormat, SamplingFields
+from .schema import SamplingFields
 
 MOST_TOKENS = 2**31 - 1
 """No context is longer; clients send far more to say "all there is"."""
@@ -40,6 +40,7 @@ def generates(
     fields: SamplingFields,
     sampling: Sampling,
     max_tokens: int | None,
+    grammar: Grammar | None = None,
 ) -> list[Generate]:
     """Return one engine request per choice; choice i samples with seed + i."""
     return [
@@ -50,6 +51,7 @@ def generates(
             ignore_eos=bool(fields.ignore_eos),
             cache_prompt=fields.cache_prompt is not False,
             speculate=fields.n_drafts != 0,
+            grammar=grammar,
             sampling=sampling
             if sampling.seed is None
             else replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED),
@@ -72,17 +74,6 @@ def check_max_tokens(value: int | None, param: str) -> int | None:
     if value == 0:
         raise RequestError(f"{param} must be at least 1", param=param, code="invalid_value")
     return value
-
-
-def check_response_format(given: ResponseFormat | None) -> None:
-    """Refuse constrained output rather than return free text that pretends to be JSON."""
-    if given is not None and given.type != "text":
-        raise RequestError(
-            f"response_format '{given.type}' is not supported by this server yet; the reply "
-            "would not be held to it. Leave it out, or use 'text'",
-            code="unsupported_parameter",
-            param="response_format",
-        )
 
 
 def _logit_bias(fields: SamplingFields, hello: Hello) -> dict[int, float]:

@@ -110,30 +110,46 @@ class ToolChoice(Lenient):
 
 
 class ResponseFormat(Lenient):
+    """OpenAI nests the schema; llama.cpp and others put it beside the type."""
+
     type: str
+    json_schema: dict[str, Json] | None = None
+    schema_: dict[str, Json] | bool | None = Field(None, validation_alias="schema")
+
+
+class ConstrainedFields(SamplingFields):
+    """What the answer must match, by the names of OpenAI, llama.cpp and vLLM: one at most."""
+
+    response_format: ResponseFormat | None = None
+    json_schema_: dict[str, Json] | bool | None = Field(None, validation_alias="json_schema")
+    grammar: str | None = None
+    """GBNF; Lark if it begins with %llguidance."""
+    guided_json: dict[str, Json] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: dict[str, Json] | None = None
 
 
 class ChatTemplateKwargs(Lenient):
     enable_thinking: bool | None = None
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ConstrainedFields):
     messages: list[dict[str, Json]]
     max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
     tools: list[dict[str, Json]] | None = None
     tool_choice: Literal["none", "auto", "required", "any"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(ConstrainedFields):
     prompt: Prompt
     suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None

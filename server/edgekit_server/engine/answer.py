@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from edgekit_server.engine.request import Request
 from edgekit_server.engine.sampling import Choice
+from edgekit_server.engine.wire import GRAMMAR_FAILED
 
 MOST_FORCED = 32
 """Tokens that a grammar may add at once; more wait for the next step."""
@@ -29,7 +30,7 @@ def take(request: Request, choices: Sequence[Choice]) -> Taken:
     for choice in choices:
         token = choice.token
         if token is None:
-            taken.finish, taken.error = "error", "the model computed no finite number"
+            taken.finish, taken.error = "error", _why(request)
             return taken
         taken.finish = _append(request, token, taken.tokens)
         if taken.finish is not None:
@@ -45,6 +46,13 @@ def take(request: Request, choices: Sequence[Choice]) -> Taken:
     if matcher is not None and matcher.stopped:
         taken.finish = "stop"
     return taken
+
+
+def _why(request: Request) -> str:
+    """Return why no token could be drawn."""
+    matcher = request.chooser.matcher
+    failed = None if matcher is None else matcher.error
+    return "the model computed no finite number" if failed is None else f"{GRAMMAR_FAILED}{failed}"
 
 
 def _append(request: Request, token: int, tokens: list[int]) -> str | None:

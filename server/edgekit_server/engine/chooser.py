@@ -37,6 +37,10 @@ class Matcher(Protocol):
     def stopped(self) -> bool:
         """Whether nothing more may come: the answer ends."""
 
+    @property
+    def error(self) -> str | None:
+        """Why the answer cannot go on, if its mask has just forbidden all there is."""
+
 
 class Way(Enum):
     """What of a row a request's draw needs."""
@@ -117,7 +121,7 @@ class Chooser:
         """
         ids, logits = shortlist.ids, shortlist.logits
         if self._past:
-            past = np.setdiff1d(self._past, ids)
+            past = np.array(sorted(set(self._past).difference(ids.tolist())), np.int64)
             past = past[row[past] > -np.inf]
             ids, logits = np.concatenate((ids, past)), np.concatenate((logits, row[past]))
         table = self._candidates.table

@@ -1,8 +1,9 @@
 """Saved sequences in a folder, so that they outlive the engine. Written off the step thread.
 
 One file per sequence (kvfile.py). A file is only ever seen whole (written aside, then renamed)
-and goes when it is broken or when the folder is over its budget, least recently used first. The name begins with a digest of everything that the state depends on, so engines
-with other models or settings can use the same folder and never read each other's files.
+and goes when it is broken or when the folder is over its budget, least recently used first.
+Its name begins with a digest of everything that the state depends on, so engines with other
+models or settings can use the same folder and never read each other's files.
 """
 
 from __future__ import annotations

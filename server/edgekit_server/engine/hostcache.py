@@ -12,8 +12,9 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgekit_server.engine.adapters import NO_ADAPTERS, AdapterSet
 from edgekit_server.engine.checkpoints import WORTH, Kind, keepable
 from edgekit_server.engine.diskcache import DiskCache
 from edgekit_server.engine.prefix import common_prefix
@@ -41,10 +42,11 @@ class HostCache:
         budget: int,
         disk: DiskCache | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_disk: AdapterSet = NO_ADAPTERS,
     ) -> None:
+        """`on_disk`: the adapters that the folder's files were computed with; others stay here."""
+        self._on_disk = on_disk
         self.budget = budget
-        self.n_restored = 0
-        """Prompts that took their beginning from here."""
         self._disk = disk
         self._clock = clock
         self._lock = threading.Lock()
@@ -52,6 +54,11 @@ class HostCache:
         """Least recently used first."""
         self._asked = 0.0
         self._rate = FIRST_RATE
+
+    @property
+    def lasts(self) -> bool:
+        """Whether what is here outlives the engine."""
+        return self._disk is not None
 
     @property
     def n_bytes(self) -> int:
@@ -62,12 +69,19 @@ class HostCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def wants(self, tokens: array[int], n_bytes: int, *, hurried: bool) -> bool:
+    def wants(
+        self,
+        tokens: array[int],
+        n_bytes: int,
+        adapters: AdapterSet = NO_ADAPTERS,
+        *,
+        hurried: bool,
+    ) -> bool:
         """Whether to copy a sequence of `n_bytes` here now; `hurried`: requests are running."""
         if n_bytes > self.budget or (hurried and n_bytes > self._rate * MOST_PAUSE_S):
             return False
         with self._lock:
-            if any(_covers(entry.saved, tokens) for entry in self._entries):
+            if any(_covers(entry.saved, tokens, adapters) for entry in self._entries):
                 return False
         self._asked = self._clock()
         return True
@@ -77,25 +91,28 @@ class HostCache:
         took = self._clock() - self._asked
         if saved.blob.nbytes >= MEASURABLE and took > 0:
             self._rate += (saved.blob.nbytes / took - self._rate) / 4
-        self._add(_Entry(saved, on_disk=self._disk is None))
+        stays = self._disk is None or saved.adapters != self._on_disk
+        self._add(_Entry(saved, on_disk=stays))
 
-    def find(self, prompt: array[int], kind: Kind) -> tuple[Saved | None, int]:
+    def find(
+        self, prompt: array[int], kind: Kind, adapters: AdapterSet = NO_ADAPTERS
+    ) -> tuple[Saved | None, int]:
         """Return the sequence that gives a prompt the longest beginning, and its length."""
         with self._lock:
-            found, length = longest((entry.saved for entry in self._entries), prompt, kind)
+            found, length = longest(self._with(adapters), prompt, kind)
             if found is not None:
                 self._entries.sort(key=lambda entry: entry.saved is found)
         return found, length
 
-    def prefetch(self, prompt: array[int], kind: Kind) -> None:
+    def prefetch(self, prompt: array[int], kind: Kind, adapters: AdapterSet = NO_ADAPTERS) -> None:
         """Fetch a prompt's beginning from the disk; for the thread that takes prompts in."""
-        if self._disk is None:
+        if self._disk is None or adapters != self._on_disk:
             return
         with self._lock:
-            _, length = longest((entry.saved for entry in self._entries), prompt, kind)
+            _, length = longest(self._with(adapters), prompt, kind)
         saved = self._disk.find(prompt, length + WORTH)
         if saved is not None:
-            self._add(_Entry(saved, on_disk=True))
+            self._add(_Entry(replace(saved, adapters=adapters), on_disk=True))
 
     def flush(self, timeout_s: float = 0.0) -> bool:
         """Hand what is not on disk yet to its writer; False when it did not take all."""
@@ -116,12 +133,17 @@ class HostCache:
             self.flush(timeout_s)
             self._disk.close(max(0.0, deadline - self._clock()))
 
+    def _with(self, adapters: AdapterSet) -> list[Saved]:
+        return [entry.saved for entry in self._entries if entry.saved.adapters == adapters]
+
     def _add(self, new: _Entry) -> None:
         if new.saved.n_bytes > self.budget:
             return
         out: list[_Entry] = []
         with self._lock:
-            kept = [e for e in self._entries if not _covers(new.saved, e.saved.tokens)]
+            kept = [
+                e for e in self._entries if not _covers(new.saved, e.saved.tokens, e.saved.adapters)
+            ]
             total = new.saved.n_bytes + sum(entry.saved.n_bytes for entry in kept)
             while total > self.budget:
                 out.append(kept.pop(0))
@@ -148,6 +170,6 @@ def longest(entries: Iterable[Saved], prompt: array[int], kind: Kind) -> tuple[S
     return found, length
 
 
-def _covers(entry: Saved, tokens: array[int]) -> bool:
-    """Whether an entry begins with all of these tokens."""
-    return common_prefix(entry.tokens, tokens) == len(tokens)
+def _covers(entry: Saved, tokens: array[int], adapters: AdapterSet) -> bool:
+    """Whether an entry begins with all of these tokens, computed with the same adapters."""
+    return entry.adapters == adapters and common_prefix(entry.tokens, tokens) == len(tokens)

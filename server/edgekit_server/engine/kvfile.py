@@ -63,7 +63,7 @@ def write(path: Path, key: str, saved: Saved) -> None:
     parts += [c.blob for c in saved.checkpoints]
     crc = 0
     for part in parts:
-        crc = zlib.crc32(part, crc)
+        crc = zlib.crc32(part.data, crc)
     head = {
         "format": FORMAT,
         "key": key,
@@ -98,7 +98,7 @@ def read(path: Path, key: str) -> Saved:
     sizes = [head["n_tokens"] * 4, head["n_bytes"], *(n for _, n in head["checkpoints"])]
     if len(body) != sum(sizes):
         raise BrokenError("its size is not what its head says")
-    if zlib.crc32(body) != head["crc32"]:
+    if zlib.crc32(body.data) != head["crc32"]:
         raise BrokenError("its checksum does not fit")
     tokens_part, blob, *rest = np.split(body, np.cumsum(sizes)[:-1])
     tokens = array("i")

@@ -6,12 +6,16 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from edgekit_server.engine import answer, native, sampling, scheduler
+from edgekit_server.engine.adapters import Adapters
 from edgekit_server.engine.admission import Admission
 from edgekit_server.engine.batch import Batch
+from edgekit_server.engine.checkpoints import Kind
+from edgekit_server.engine.hostcache import HostCache
+from edgekit_server.engine.keeper import Keeper
 from edgekit_server.engine.memory import SeqTable
 from edgekit_server.engine.pace import Pace
 from edgekit_server.engine.pool import Pool
@@ -42,11 +46,17 @@ class Loop:
         max_queue: int,
         itl_target_s: float = 0.1,
         speculator: Speculator | None = None,
+        kind: Kind | None = None,
+        store: HostCache | None = None,
+        aside: Callable[[], bool] | None = None,
+        adapters: Adapters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reuse`: whether this model's memory can be cut anywhere, so prefixes may stay.
+        """`reuse`: whether prefixes stay in memory; `kind`: how that may be cut, anywhere if not
+        given; `store`: where they go when they lose their place there.
 
         `speculator`: None turns drafts off; a memory that cannot be cut does so, too.
+        `aside`: other work in small parts, one after each step; returns whether there is more.
         """
         self._context = context
         self._vocabulary = vocabulary
@@ -55,7 +65,18 @@ class Loop:
         self._batch = Batch(context.n_batch)
         self._pool = Pool(context.n_threads)
         self._pace = Pace(itl_target_s, context.n_ubatch)
-        self.table = SeqTable(context.n_seq_max, context.n_ctx, context, reuse=reuse)
+        self._store = store
+        self.table = SeqTable(
+            context.n_seq_max,
+            context.n_ctx,
+            context,
+            reuse=reuse,
+            kind=kind or Kind(unified=context.unified),
+            store=store,
+            n_ubatch=context.n_ubatch,
+        )
+        self._aside = aside
+        self._adapters = adapters
         self._speculator = speculator if reuse and self.table.kind.exact else None
         self._drafts: dict[int, array[int]] = {}
         """Guessed tokens of this step, by request key."""
@@ -64,6 +85,7 @@ class Loop:
         self._wake = threading.Event()
         self._stopping = False
         self.admission = Admission(self.table, clock)
+        self._keeper = Keeper(self.admission, store, self._wake.is_set)
         self._running = self.admission.running
         self._failed_steps = 0
         self.n_steps = self.n_drafted = self.n_accepted = 0
@@ -73,11 +95,17 @@ class Loop:
     # -- from the intake thread ---------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Whether one more request may come in: running plus waiting below the bound."""
-        n_inside = len(self._running) + len(self.admission.waiting) + len(self._inbox)
-        return n_inside < self._capacity
+        """Whether one more request may come in. Those about to be cancelled no longer count: a
+        typist cancels many within one long step."""
+        inbox = list(self._inbox)  # like the unpacking below, whole in one turn of the GIL
+        gone = {item for item in inbox if isinstance(item, int)}
+        inside = [*self._running.values(), *self.admission.waiting]
+        inside += [item for item in inbox if isinstance(item, Request)]
+        return sum(request.id not in gone for request in inside) < self._capacity
 
     def submit(self, request: Request) -> None:
+        if self._store is not None and request.cache_prompt:
+            self._store.prefetch(request.tokens, self.table.kind, request.adapters)
         self._inbox.append(request)
         self._wake.set()
 
@@ -90,17 +118,23 @@ class Loop:
         self._stopping = True
         self._wake.set()
 
+    def wake(self) -> None:
+        """There is other work to do."""
+        self._wake.set()
+
     # -- the step thread ----------------------------------------------------------------------
 
     def run(self) -> None:
         """Step until stopped; sleep while there is nothing to do."""
         while not self._stopping:
-            began = time.perf_counter()
+            began, n_before = time.perf_counter(), self.n_steps
             more = self.step()
-            self.busy_s += time.perf_counter() - began
+            if self.n_steps > n_before:  # an idle turn leaves the pulse as it was
+                self.busy_s += time.perf_counter() - began
             if not more:
-                self._wake.wait(IDLE_WAIT_S)
+                self._keeper.rest(called=self._wake.wait(IDLE_WAIT_S))
             self._wake.clear()
+        self._keeper.close()
 
     def step(self) -> bool:
         """Do one turn; return False when there was nothing to do.
@@ -112,11 +146,13 @@ class Loop:
         late = expired(open_requests, self._clock())
         outputs += [self._finish(request, "timeout") for request in late]
         outputs += [self._finish(request, "length") for request in self.admission.admit()]
+        self.admission.shift()
         if self._running:
             outputs += self._compute()
         if outputs:
             self._emit(Step(outputs))
-        return bool(self._running or self.admission.waiting or self._inbox)
+        more = self._aside is not None and self._aside()
+        return more or bool(self._running or self.admission.waiting or self._inbox)
 
     def _take_inbox(self) -> list[Output]:
         outputs: list[Output] = []
@@ -141,8 +177,9 @@ class Loop:
         outputs: list[Output] = []
         drafting = self._speculator is not None
         while self._running:
+            works = self.admission.paused(self._works(drafting))
             chunks = scheduler.plan(
-                self._works(drafting), n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
+                works, n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
             )
             n_rows = sum(chunk.n_rows for chunk in chunks)
             self.admission.make_room(n_rows)
@@ -167,7 +204,10 @@ class Loop:
         now = self._clock()
         works: list[Work] = []
         decoding: list[Request] = []
-        for request in self._running.values():
+        running: Iterable[Request] = self._running.values()
+        if self._adapters is not None:
+            running = self._adapters.turn(self._context, running)
+        for request in running:
             remaining = self._remaining(request)
             decodes = remaining <= 1 + answer.MOST_FORCED and request.n_answer > 0
             if decodes:

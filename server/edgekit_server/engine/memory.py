@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from edgekit_server.engine import checkpoints, prefix
+from edgekit_server.engine.adapters import NO_ADAPTERS, AdapterSet
 from edgekit_server.engine.cells import Blob
 from edgekit_server.engine.checkpoints import WORTH, Checkpoint, Kind
 from edgekit_server.engine.resident import Cells, Resident, Saved, Store
@@ -93,16 +94,21 @@ class SeqTable:
         """Return a cheap upper bound of `used_cells`: shared ones count each time."""
         return sum(len(r.tokens) for r in self.residents)
 
-    def available(self, prompt: array[int]) -> int:
+    def available(self, prompt: array[int], adapters: AdapterSet = NO_ADAPTERS) -> int:
         """Return how many tokens of a prompt a new sequence could take from residents now."""
-        return self._best(prompt)[0].length if self.reuse else 0
+        return self._best(prompt, adapters)[0].length if self.reuse else 0
 
-    def shared_with_running(self, prompt: array[int]) -> int:
+    def shared_with_running(self, prompt: array[int], adapters: AdapterSet = NO_ADAPTERS) -> int:
         """Return the tokens of a prompt that need no cells of their own: a running one's."""
         if not self.reuse or not self.kind.unified:
             return 0
-        source, _ = self._best(prompt)
+        source, _ = self._best(prompt, adapters)
         return source.length if source.donor is not None and not source.donor.idle else 0
+
+    @property
+    def can_copy(self) -> bool:
+        """Whether a new sequence may take its beginning from a running one."""
+        return self.kind.unified or self.kind.exact
 
     def pause(self, seq: int) -> int | None:
         """Return how many tokens may be computed before the next checkpoint; None: any number."""
@@ -119,16 +125,23 @@ class SeqTable:
 
     # -- a request's life ---------------------------------------------------------------------
 
-    def acquire(self, owner: int, prompt: array[int], *, reuse: bool = True) -> tuple[int, int]:
+    def acquire(
+        self,
+        owner: int,
+        prompt: array[int],
+        *,
+        reuse: bool = True,
+        adapters: AdapterSet = NO_ADAPTERS,
+    ) -> tuple[int, int]:
         """Give a request a sequence; return (id, tokens of the prompt already in memory).
 
         At least one prompt token is left to compute, since only a computed token has logits.
         Raises LookupError if every id is in use.
         """
         reuse = reuse and self.reuse
-        source, missed = self._best(prompt) if reuse else (Source(), 0)
+        source, missed = self._best(prompt, adapters) if reuse else (Source(), 0)
         target = self._target(source)
-        shared = self._restore(target, prompt, source) if reuse else None
+        shared = self._restore(target, prompt, source, adapters) if reuse else None
         if shared is not None:
             pass
         elif target is source.donor:
@@ -136,7 +149,7 @@ class SeqTable:
         else:
             self.evict(target)
             shared = 0 if source.donor is None else self._copy(source, target)
-        target.owner = owner
+        target.owner, target.adapters = owner, adapters
         target.last_used = next(self._clock)
         target.stops = []
         if reuse and not self.kind.exact:
@@ -238,19 +251,21 @@ class SeqTable:
         n_bytes = self._cells.state_size(resident.seq) + sum(
             c.blob.nbytes for c in resident.checkpoints
         )
-        if not self.store.wants(tokens, n_bytes, hurried=hurried):
+        if not self.store.wants(tokens, n_bytes, resident.adapters, hurried=hurried):
             return False
         blob = self._cells.save(resident.seq)
         if blob is None:
             return False
-        self.store.put(Saved(tokens[:], blob, tuple(resident.checkpoints)))
+        saved = Saved(tokens[:], blob, tuple(resident.checkpoints), resident.adapters)
+        self.store.put(saved)
         resident.stored = len(tokens)
         return True
 
     # -- parts --------------------------------------------------------------------------------
 
-    def _best(self, prompt: array[int]) -> tuple[Source, int]:
-        return best(self.residents, prompt, self.kind, self._cells.seq_start, self.copy_min)
+    def _best(self, prompt: array[int], adapters: AdapterSet) -> tuple[Source, int]:
+        alike = [r for r in self.residents if r.adapters == adapters]
+        return best(alike, prompt, self.kind, self._cells.seq_start, self.copy_min)
 
     def _target(self, source: Source) -> Resident:
         """Sequence to use: the donor itself, a free id, or the oldest idle one."""
@@ -267,11 +282,13 @@ class SeqTable:
             return idle[0]
         raise LookupError("every sequence is in use")
 
-    def _restore(self, target: Resident, prompt: array[int], source: Source) -> int | None:
+    def _restore(
+        self, target: Resident, prompt: array[int], source: Source, adapters: AdapterSet
+    ) -> int | None:
         """Take a prompt's beginning from the store, if that beats what residents have."""
         if self.store is None or target.seq in self._cells.pending:
             return None
-        saved, n = self.store.find(prompt, self.kind)
+        saved, n = self.store.find(prompt, self.kind, adapters)
         if saved is None or n - source.length < max(WORTH, len(saved.tokens) // RESTORE_SHARE):
             return None
         if self.kind.unified and self.busy_cells() + len(saved.tokens) > self.n_cells:

@@ -20,11 +20,13 @@ import llama_cpp as ll
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit_server.engine import breakdown
-from edgekit_server.engine.chains import Candidates, Chain, Sampler
+from edgekit_server.config import Adapter
+from edgekit_server.engine import breakdown, pooled
+from edgekit_server.engine.adapters import Adapters
 from edgekit_server.engine.cells import Cells
+from edgekit_server.engine.chains import Candidates, Chain, Sampler
 from edgekit_server.engine.log import Log
-from edgekit_server.engine.options import KV_TYPES, ContextOptions, ModelOptions
+from edgekit_server.engine.options import KV_TYPES, POOLINGS, ContextOptions, ModelOptions
 from edgekit_server.engine.pointer import Pointer, forget
 from edgekit_server.errors import BadModelError, EngineDiedError
 
@@ -193,6 +195,8 @@ class Context(Cells):
         params.swa_full = False
         params.kv_unified = options.kv_unified
         params.no_perf = True
+        if options.pooling is not None:
+            params.embeddings, params.pooling_type = True, POOLINGS[options.pooling]
         pointer = ll.llama_init_from_model(model.pointer, params)
         if not pointer:
             code = "out_of_memory" if log.says_memory() else "bad_model"
@@ -262,6 +266,21 @@ class Context(Cells):
 def candidates(room: int) -> Candidates:
     """Return room for that many of a row's tokens."""
     return Candidates(ll, room)
+
+
+def adapters(model: Model, files: Sequence[Adapter], log: Log) -> Adapters:
+    """Load LoRA adapters; see Adapters."""
+    return Adapters(ll, model.pointer, files, log)
+
+
+def vector_facts(model: Model) -> pooled.Facts:
+    """Return what a model says about vectors and scores."""
+    return pooled.read_facts(ll, model.pointer, model.vocab, model.metadata)
+
+
+def vectors(context: Context, n_out: int) -> pooled.Pooled:
+    """Return the calls of a context that was made with a pooling."""
+    return pooled.Pooled(ll, context, n_out)
 
 
 def chain(samplers: Sequence[Sampler], vocab: object | None = None) -> Chain:

@@ -8,6 +8,9 @@ from pathlib import Path
 from edgekit_server.errors import ConfigError
 
 MAX_SEQUENCES = 256
+MAX_CELLS = 2**26
+"""Six sequences of the longest context known (10 million). llama.cpp keeps some 50 bytes of
+records per cell and writes them before it finds out that the cells themselves have no room."""
 MAX_THREADS = 512
 """GGML_MAX_N_THREADS."""
 KV_TYPES = {
@@ -22,6 +25,10 @@ KV_TYPES = {
     "iq4_nl": 20,
 }
 """Types a KV cell may have, and their numbers in ggml.h."""
+POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+"""How a text's rows become one vector, and their numbers in llama.h."""
+PLAIN_TYPES = ("f32", "f16", "bf16")
+"""Those that are not quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,9 @@ class ContextOptions:
     n_outputs_max: int | None = None
     """Rows of logits a step may ask for; None: n_seq_max. Drafts need one each."""
 
+    pooling: str | None = None
+    """Make one vector per sequence in this way, of POOLINGS; None: logits."""
+
     @property
     def n_outputs(self) -> int:
         return self.n_seq_max if self.n_outputs_max is None else self.n_outputs_max
@@ -66,10 +76,15 @@ class ContextOptions:
             )
         if self.n_ctx < self.n_seq_max:
             raise ConfigError(f"n_ctx {self.n_ctx} is below n_seq_max {self.n_seq_max}")
-        if max(self.n_ctx, self.n_batch) >= 2**31:
-            raise ConfigError(f"n_ctx {self.n_ctx} or n_batch {self.n_batch} is beyond 31 bits")
+        if self.n_ctx > MAX_CELLS or self.n_batch > MAX_CELLS:
+            raise ConfigError(f"n_ctx {self.n_ctx} or n_batch {self.n_batch} is above {MAX_CELLS}")
         if not 1 <= self.n_threads <= MAX_THREADS:
             raise ConfigError(f"n_threads is {self.n_threads}; it must be 1 to {MAX_THREADS}")
         for name in (self.type_k, self.type_v):
             if name not in KV_TYPES:
                 raise ConfigError(f"KV type {name!r} is none of {', '.join(KV_TYPES)}")
+        if self.type_v not in PLAIN_TYPES and self.flash_attn is False:
+            raise ConfigError(
+                f"KV type {self.type_v} for values needs flash attention, which is off",
+                hint="leave flash_attn unset, or set type_v to f16",
+            )

@@ -82,7 +82,7 @@ class Heart:
         n_steps = self._n_steps()
         done = n_steps + self._n_beats
         now = Pulse(done, self._n_taken(), n_steps, *self._seconds(), *self._drafts())
-        if (now.worked, now.taken) == (self._last.worked, self._last.taken):
+        if now == self._last:
             return None
         self._last = now
         return now

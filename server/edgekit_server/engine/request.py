@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from edgekit_server.engine.adapters import NO_ADAPTERS, AdapterSet
 from edgekit_server.engine.sampling import Chooser
 from edgekit_server.engine.speculate import Drafter
 
@@ -31,12 +32,17 @@ class Request:
     ends: frozenset[int]
     """Ids that end this answer."""
     cache_prompt: bool = True
+    adapters: AdapterSet = NO_ADAPTERS
     speculate: bool = True
+    shift_at: int | None = None
+    """Length at which the middle is forgotten so that the answer can go on; None: never."""
     deadline: float | None = None
     """On the clock of `arrived`: from then on no step is spent on it."""
     key: int = field(default_factory=lambda: next(_keys))
     """Our own number: a front may reuse `id`."""
     n_prompt: int = field(init=False)
+    n_keep: int = field(init=False)
+    """Tokens that a shift leaves at the beginning: the prompt, a quarter of the context at most."""
     seq: int | None = None
     admitted: float = 0.0
     n_cached: int = 0
@@ -46,6 +52,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)
+        self.n_keep = 0 if self.shift_at is None else min(self.n_prompt, self.shift_at // 4)
 
     @property
     def n_answer(self) -> int:
@@ -55,6 +62,14 @@ class Request:
     def reserve(self) -> int:
         """Cells this request may soon take for its answer."""
         return min(self.limit - len(self.tokens), ADMISSION_RESERVE)
+
+    def forget(self, discard: int) -> None:
+        """Take out `discard` tokens after the kept ones; the counts of the answer stay."""
+        keep = self.n_keep
+        # A new array: a drafter has an index of the old one.
+        self.tokens = self.tokens[:keep] + self.tokens[keep + discard :]
+        self.n_prompt -= discard
+        self.limit -= discard
 
 
 def expired(requests: Iterable[Request], now: float) -> list[Request]:

@@ -7,6 +7,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from edgekit_server.engine.adapters import NO_ADAPTERS, AdapterSet
 from edgekit_server.engine.cells import Blob
 from edgekit_server.engine.checkpoints import Checkpoint, Kind
 from edgekit_server.engine.prefix import Span, common_prefix
@@ -35,6 +36,8 @@ class Saved:
     tokens: array[int]
     blob: Blob
     checkpoints: tuple[Checkpoint, ...] = ()
+    adapters: AdapterSet = NO_ADAPTERS
+    """What it was computed with, and is good for."""
 
     @property
     def n_bytes(self) -> int:
@@ -45,9 +48,13 @@ class Saved:
 class Store(Protocol):
     """Where sequences go that lose their place; see hostcache.py."""
 
-    def wants(self, tokens: array[int], n_bytes: int, *, hurried: bool) -> bool: ...
+    def wants(
+        self, tokens: array[int], n_bytes: int, adapters: AdapterSet, *, hurried: bool
+    ) -> bool: ...
     def put(self, saved: Saved) -> None: ...
-    def find(self, prompt: array[int], kind: Kind) -> tuple[Saved | None, int]: ...
+    def find(
+        self, prompt: array[int], kind: Kind, adapters: AdapterSet
+    ) -> tuple[Saved | None, int]: ...
 
 
 @dataclass(slots=True)
@@ -57,6 +64,8 @@ class Resident:
     seq: int
     tokens: array[int] = field(default_factory=lambda: array("i"))
     owner: int | None = None
+    adapters: AdapterSet = NO_ADAPTERS
+    """What its tokens were computed with; only requests with the same set may take them."""
     last_used: int = 0
     spans: list[Span] = field(default_factory=list)
     """Which cells, so that shared ones are counted once."""

@@ -24,6 +24,10 @@ from edgekit_server.engine.pool import Pool
 from edgekit_server.engine.shortlist import Shortlist, shortlists
 from edgekit_server.engine.wire import TopToken
 
+POOL_FROM = 1 << 18
+"""Logits that chains have to go through in one step from which threads save time: two rows of
+128k tokens, eight of 32k. Below it, waking the threads costs as much as they save."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -66,9 +70,9 @@ def choose(
         jobs.append(_Job(context, ask, logits[first : first + ask.n_rows], pieces))
         first += ask.n_rows
     _look_ahead(logits, jobs)
-    if pool is None:
-        return [job.run() for job in jobs]
     slow = [job for job in jobs if job.chooser.way is Way.WHOLE]
+    if pool is None or sum(job.rows.size for job in slow) < POOL_FROM:
+        return [job.run() for job in jobs]
     answers = dict(zip(map(id, slow), pool.map(_Job.run, slow), strict=True))
     return [answers[id(job)] if id(job) in answers else job.run() for job in jobs]
 
@@ -108,9 +112,12 @@ class _Job:
         """Draw until a draft is wrong, the drafts are through, or the grammar has ended."""
         choices: list[Choice] = []
         drafts, matcher = self._ask.drafts, self.chooser.matcher
-        draw = {Way.GREEDY: self._greedy, Way.SHORT: self._short, Way.WHOLE: self._whole}
+        way = self.chooser.way
+        draw = self._greedy if way is Way.GREEDY else self._short
+        if way is Way.WHOLE:
+            draw = self._whole
         for n in range(len(self.rows)):
-            token = draw[self.chooser.way](n)
+            token = draw(n)
             choices.append(self._choice(n, token))
             if token is None:
                 break

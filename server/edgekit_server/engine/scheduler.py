@@ -26,6 +26,8 @@ class Work:
     """Tokens not yet computed, at least 1."""
     decoding: bool
     waited_s: float = 0.0
+    pause: int | None = None
+    """A prompt's chunk is no longer than this: the memory is saved there."""
     n_drafts: int = 0
     """Guessed tokens to compute after the known ones; the caller keeps them within n_ubatch."""
 
@@ -81,7 +83,7 @@ def plan(works: Sequence[Work], *, n_batch: int, n_ubatch: int) -> list[Chunk]:
     for work in sorted(prompts, key=_prefill_order):
         if left == 0:
             break
-        count = min(left, work.remaining)
+        count = min(left, work.remaining, work.pause or left)
         chunks.append(Chunk(work.key, work.seq, count, count == work.remaining))
         left -= count
     return sorted(chunks, key=lambda chunk: chunk.seq)

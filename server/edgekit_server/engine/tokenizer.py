@@ -60,6 +60,11 @@ class Tokenizer:
         self._longest_control = max(map(len, texts), default=0)
         self._control = re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
 
+    @property
+    def vocab(self) -> object:
+        """llama.cpp's vocabulary, for the samplers that look at texts."""
+        return self._model.vocab
+
     def encode(
         self,
         prompt: Sequence[Piece],
@@ -86,6 +91,10 @@ class Tokenizer:
                 found = self._model.tokenize(part.encode("utf-8", "replace"), special=special)
                 ids.frombytes(found.astype(np.int32).tobytes())
         return ids
+
+    def plain(self, text: str) -> list[int]:
+        """Tokenize a text in which no letters are control tokens, of any length."""
+        return self.encode([(text, False)], limit=False).tolist()
 
     def _refuse_hopeless(self, prompt: Sequence[Piece]) -> None:
         """n tokens cover at most n x longest_piece bytes, so bytes give a lower bound."""

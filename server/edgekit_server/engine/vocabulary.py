@@ -32,6 +32,15 @@ class Vocabulary:
         texts = (self.text(token) for token in sorted(self.controls))
         return [text for text in texts if text]
 
+    @property
+    def control_ids(self) -> dict[str, int]:
+        """Control tokens by text; the first of several with the same."""
+        ids: dict[str, int] = {}
+        for token in sorted(self.controls):
+            if text := self.text(token):
+                ids.setdefault(text, token)
+        return ids
+
     def text(self, token: int) -> str:
         return self.pieces[token].decode("utf-8", "replace")
 

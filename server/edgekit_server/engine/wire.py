@@ -1,9 +1,9 @@
 """Messages between the front and one engine child: 4-byte big-endian length, then msgpack.
 
-front -> engine   Generate, Cancel, Tokenize, Stop
+front -> engine   Generate, Cancel, Tokenize, Embed, Stop
 engine -> front   Hello (once, when ready), Accepted or Rejected (per Generate, before any
                   token), Step (one per engine step, all outputs of that step), Pulse (while
-                  it works), Tokens, Fatal
+                  it works), Tokens, Embedded, Fatal
 
 Each message is a frozen dataclass; on the wire it is a two-item array [class name, fields].
 The very first frame on a fresh socket is an `EngineConfig` in the same form, from the front.
@@ -11,22 +11,24 @@ The very first frame on a fresh socket is an `EngineConfig` in the same form, fr
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Callable, Hashable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cache
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import msgpack
 
 from edgekit_server.config import EngineConfig
+from edgekit_server.engine.packing import build, plain
 from edgekit_server.engine.parameters import Sampling as Sampling
+from edgekit_server.engine.vectors import AdapterInfo as AdapterInfo
+from edgekit_server.engine.vectors import Embed as Embed
+from edgekit_server.engine.vectors import Embedded as Embedded
+from edgekit_server.engine.vectors import Vectors as Vectors
 from edgekit_server.errors import WireError
 
+GRAMMAR_FAILED = "grammar: "
+"""How the error of an Output begins whose grammar has got beyond its limits."""
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 HEADER = struct.Struct(">I")
 
@@ -40,6 +42,16 @@ class Grammar:
 
     kind: str
     text: str
+    param: str | None = None
+    """The client's field that it came from, to name in a refusal."""
+    schemas: list[tuple[str, str]] = field(default_factory=list)
+    """Client's field and JSON schema, for each of @s0, @s1, ... in a Lark text."""
+    lead: list[int] = field(default_factory=list)
+    """Control tokens around reasoning before the answer: [end], where it is open already, or
+    [start, end], where the answer may begin with it."""
+    lenient: bool = False
+    """Nobody asked for it: a schema that cannot be held becomes any object, and a grammar that
+    cannot be held, free text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,8 @@ class Generate:
     """Seconds from intake after which the request ends with finish `timeout`."""
     context_shift: bool = False
     """True: when the context is full, forget its middle and go on instead of ending."""
+    lora: list[tuple[int, float]] | None = None
+    """Adapter ids and scales, all others off; None: every adapter at its own scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +81,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Tokenize:
+    """Text to ids; or ids, to be checked and looked up."""
+
     id: int
-    prompt: list[Piece]
+    prompt: list[Piece] | list[int]
+    pieces: bool = False
+    """Whether the bytes of each token are wanted as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,12 @@ class Hello:
     control_tokens: list[str]
     reasons: dict[str, str]
     """Each choice the engine made by itself, and why."""
+    control_ids: dict[str, int] = field(default_factory=dict)
+    """The id of each control token's text, for grammars."""
+    generates: bool = True
+    """False: an encoder, which answers Embed only."""
+    vectors: Vectors | None = None
+    adapters: list[AdapterInfo] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +134,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """code: context_length_exceeded, queue_full, bad_token, empty_prompt, tokenizer_failed."""
+    """code: context_length_exceeded, queue_full, bad_token, empty_prompt, tokenizer_failed,
+    invalid_grammar."""
 
     id: int
     code: str
     message: str
     n_prompt: int = 0
+    param: str | None = None
+    """The client's field at fault, where the engine knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +202,7 @@ class Pulse:
 class Tokens:
     id: int
     tokens: list[int]
+    pieces: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +214,11 @@ class Fatal:
 
 
 Message = (
-    Generate | Cancel | Tokenize | Stop | Hello
-    | Accepted | Rejected | Step | Pulse | Tokens | Fatal
+    Generate | Cancel | Tokenize | Embed | Stop | Hello
+    | Accepted | Rejected | Step | Pulse | Tokens | Embedded | Fatal
 )  # fmt: skip
 
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
-_T = TypeVar("_T")
 
 
 def encode(message: Message) -> bytes:
@@ -205,7 +232,7 @@ def decode(body: bytes | memoryview) -> Message:
     kind = _KINDS.get(name)
     if kind is None:
         raise WireError(f"unknown message {name!r}")
-    message: Message = _build(kind, values)
+    message: Message = build(kind, values)
     return message
 
 
@@ -219,7 +246,7 @@ def decode_config(body: bytes | memoryview) -> EngineConfig:
     name, values = _unpack(body)
     if name != "EngineConfig":
         raise WireError(f"the first message is {name!r}, not the settings")
-    return _build(EngineConfig, values)
+    return build(EngineConfig, values)
 
 
 class Decoder:
@@ -301,19 +328,10 @@ def _check_size(size: int) -> int:
 def _frame(value: Message | EngineConfig) -> bytes:
     """Pack; WireError for text with lone surrogates, numbers beyond 64 bits, or too much."""
     try:
-        body: bytes = msgpack.packb([type(value).__name__, _plain(value)], default=_plain)
+        body: bytes = msgpack.packb([type(value).__name__, plain(value)], default=plain)
     except (ValueError, OverflowError, TypeError) as error:
         raise WireError(f"{type(value).__name__} cannot be sent: {error}") from error
     return HEADER.pack(_check_size(len(body))) + body
-
-
-def _plain(value: object) -> object:
-    """Return what msgpack can pack: dataclass -> dict by field name, path -> text."""
-    if isinstance(value, Path):
-        return os.fsencode(value)  # a path is bytes: it need not be UTF-8
-    if is_dataclass(value):
-        return {name: getattr(value, name) for name in _field_names(cast(Hashable, type(value)))}
-    raise TypeError(f"{type(value).__name__} has no form on the wire")
 
 
 def _unpack(body: bytes | memoryview) -> tuple[str, dict[str, Any]]:
@@ -325,88 +343,3 @@ def _unpack(body: bytes | memoryview) -> tuple[str, dict[str, Any]]:
         case [str(name), dict(values)]:
             return name, values
     raise WireError("a message is an array of a name and its fields")
-
-
-@cache
-def _field_names(kind: Hashable) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(cast(Any, kind)))
-
-
-@cache
-def _schema(key: Hashable) -> tuple[dict[str, Callable[[Any], Any]], frozenset[str]]:
-    """Return a converter per field of a class, and the names that have no default."""
-    kind = cast(Any, key)
-    hints = get_type_hints(kind)
-    converters = {f.name: _converter(hints[f.name], f.name) for f in fields(kind)}
-    required = (
-        f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING
-    )
-    return converters, frozenset(required)
-
-
-def _build(kind: type[_T], values: dict[str, Any]) -> _T:
-    converters, required = _schema(cast(Hashable, kind))
-    if not required <= values.keys():
-        raise WireError(f"{kind.__name__} lacks {', '.join(sorted(required - values.keys()))}")
-    try:
-        return kind(**{name: converters[name](value) for name, value in values.items()})
-    except KeyError as error:
-        raise WireError(f"{kind.__name__} has no field {error.args[0]!r}") from error
-
-
-def _converter(hint: Any, name: str) -> Callable[[Any], Any]:
-    """Return a function that checks a plain value against a type and gives it that type."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return _union(args, name)
-    if origin is list:
-        item = _converter(args[0], name)
-        return lambda value: [item(v) for v in _typed(value, list, name)]
-    if origin is tuple:
-        items = [_converter(arg, name) for arg in args]
-        return lambda value: tuple(
-            convert(v) for convert, v in _paired(items, _typed(value, list, name), name)
-        )
-    if origin is dict:
-        key, item = (_converter(arg, name) for arg in args)
-        return lambda value: {key(k): item(v) for k, v in _typed(value, dict, name).items()}
-    if hint is float:
-        return lambda value: float(_typed(value, (float, int), name))
-    if hint is Path:
-        return lambda value: Path(os.fsdecode(_typed(value, bytes, name)))
-    if is_dataclass(hint) and isinstance(hint, type):
-        return lambda value: _build(hint, _typed(value, dict, name))
-    return lambda value: _typed(value, hint, name)
-
-
-def _union(args: tuple[Any, ...], name: str) -> Callable[[Any], Any]:
-    """First alternative that fits; an alternative None is tried first."""
-    choices = [_converter(arg, name) for arg in args if arg is not NoneType]
-    optional = NoneType in args
-
-    def convert(value: Any) -> Any:
-        if value is None and optional:
-            return None
-        for choice in choices[:-1]:
-            try:
-                return choice(value)
-            except WireError:
-                continue
-        return choices[-1](value)
-
-    return convert
-
-
-def _typed(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
-    """Return the value if it has the type; a bool is not a number here."""
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise WireError(f"{name}: {type(value).__name__} is not what belongs there")
-    return value
-
-
-def _paired(
-    items: list[Callable[[Any], Any]], values: list[Any], name: str
-) -> list[tuple[Callable[[Any], Any], Any]]:
-    if len(items) != len(values):
-        raise WireError(f"{name}: {len(values)} items, not {len(items)}")
-    return list(zip(items, values, strict=True))

@@ -8,7 +8,7 @@ from tests.benchmarks.serve.figures import Run, Verdict, compare, medians
 
 NO_RATIO = {"overhead", "cost", "valid", "outputs", "cached", "tokens"}
 """Figures that are shares or counts: shown, not divided."""
-WIDTH = 24
+WIDTH, COLUMN = 20, 38
 
 
 def value(name: str, number: float) -> str:
@@ -33,7 +33,7 @@ def table(title: str, servers: Sequence[str], runs: Sequence[Run]) -> Iterator[s
     ours = servers[0]
     names = list(dict.fromkeys(name for run in runs for name in run.figures))
     shown = [server for server in servers if server in middle]
-    yield f"  {'':{WIDTH}}" + "".join(f"{server:>28}" for server in shown)
+    yield f"  {'':{WIDTH}}" + "".join(f"{server:>{COLUMN}}" for server in shown)
     for name in names:
         cells = []
         for server in shown:
@@ -42,7 +42,7 @@ def table(title: str, servers: Sequence[str], runs: Sequence[Run]) -> Iterator[s
             found = compare(runs, name, ours, server, "ratio")
             if server != ours and found is not None and name not in NO_RATIO:
                 cell += f"  x{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"
-            cells.append(f"{cell:>28}")
+            cells.append(f"{cell:>{COLUMN}}")
         yield f"  {name:{WIDTH}}" + "".join(cells)
     for run in runs:
         if run.error is not None:

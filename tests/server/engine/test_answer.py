@@ -53,6 +53,8 @@ class Script:
             found.append(want)
         return found
 
+    error: str | None = None
+
     @property
     def stopped(self) -> bool:
         return self.ends and len(self.accepted) >= len(self._wants)

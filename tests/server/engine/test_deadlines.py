@@ -113,7 +113,7 @@ def test_while_preempted(tiny_model: Path, ending: tuple[Ending, str]) -> None:
     end, reason = ending
     with driver(tiny_model, n_ctx=256, n_batch=64) as engine:
         watched = Watched(engine)
-        engine.loop.admission.fits = lambda request: True  # type: ignore[method-assign]
+        engine.loop.admission.fits = lambda *_: True  # type: ignore[method-assign]
         ids = [engine.submit([20 + i, 30, 40], 120, deadline=10.0 if i else None) for i in range(4)]
         while not engine.loop.admission.n_preempted:
             watched.step()

@@ -161,12 +161,27 @@ def test_the_queue_is_bounded(tiny_model: Path) -> None:
         assert engine.loop.has_room()
 
 
+def test_the_cancelled_leave_the_queue_before_the_step_ends(tiny_model: Path) -> None:
+    with driver(tiny_model, n_seq_max=2, max_queue=3) as engine:
+        running = engine.submit([9], 50)
+        engine.loop.step()
+        for _ in range(20):  # no step is done meanwhile
+            assert engine.loop.has_room()
+            engine.loop.cancel(engine.submit([9], 5))
+        engine.loop.cancel(running)
+        for _ in range(5):
+            assert engine.loop.has_room()
+            engine.submit([9], 5)
+        assert not engine.loop.has_room()
+        engine.run()
+
+
 def test_preemption_when_memory_runs_out(tiny_model: Path) -> None:
     """Four answers of 120 tokens in 256 cells: the youngest gives way and comes back."""
     prompts = [[20 + i, 30, 40] for i in range(4)]
     with driver(tiny_model, n_ctx=256, n_batch=64) as engine:
         alone = [engine.alone(prompt, 120) for prompt in prompts]
-        engine.loop.admission.fits = lambda request: True  # type: ignore[method-assign]
+        engine.loop.admission.fits = lambda *_: True  # type: ignore[method-assign]
         ids = [engine.submit(prompt, 120) for prompt in prompts]
         engine.run()
         assert engine.loop.admission.n_preempted > 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from array import array
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit_server.engine.cells import Blob
+from edgekit_server.engine.hostcache import HostCache
 from edgekit_server.engine.memory import SeqTable
 from edgekit_server.engine.prefix import common_prefix
 
@@ -16,12 +19,35 @@ from edgekit_server.engine.prefix import common_prefix
 class CellMemory:
     """What unified memory does: a cell may belong to several sequences."""
 
+    can_shift = True
+
     def __init__(self, n: int) -> None:
         self.cells: list[list[int]] = [[] for _ in range(n)]
+        self.pending: set[int] = set()
         self.next = itertools.count()
 
-    def seq_rm(self, seq: int, start: int = 0) -> bool:
-        del self.cells[seq][start:]
+    def seq_rm(self, seq: int, start: int = 0, end: int = -1) -> bool:
+        del self.cells[seq][start : None if end < 0 else end]
+        return True
+
+    def seq_add(self, seq: int, start: int, delta: int) -> None:
+        moved = self.cells[seq][start + delta :]
+        others = [cells for i, cells in enumerate(self.cells) if i != seq]
+        assert not any(set(moved) & set(cells) for cells in others), "moved another's cells"
+
+    def seq_start(self, seq: int) -> int:
+        return 0 if self.cells[seq] else -1
+
+    def state_size(self, seq: int, *, partial: bool = False) -> int:
+        return 8 * len(self.cells[seq])
+
+    def save(self, seq: int, *, partial: bool = False) -> Blob | None:
+        assert seq not in self.pending
+        return np.zeros(self.state_size(seq), np.uint8)
+
+    def load(self, seq: int, blob: Blob, *, partial: bool = False) -> bool:
+        assert not self.cells[seq], "restored onto a sequence that holds something"
+        self.decode(seq, len(blob) // 8)
         return True
 
     def seq_cp(self, source: int, target: int, end: int) -> None:
@@ -155,3 +181,80 @@ def test_cells_are_counted_exactly(history: list[tuple[str, object]], random: ob
         assert table.busy_cells() == memory.used(running)
         assert table.used_cells() <= table.most_used_cells()
         assert [len(r.tokens) for r in table.residents] == [len(c) for c in memory.cells]
+
+
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("new"), st.lists(st.integers(0, 1), min_size=4, max_size=9)),
+        st.tuples(st.just("grow"), st.integers(1, 40)),
+        st.tuples(st.just("shift"), st.integers(1, 30)),
+        st.tuples(st.just("end"), st.booleans()),
+        st.tuples(st.just("preempt"), st.booleans()),
+        st.tuples(st.just("evict"), st.none()),
+        st.tuples(st.just("tidy"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(moves, st.sampled_from([0, 300, 5000]), st.randoms())
+@settings(max_examples=150, deadline=None)
+def test_no_cell_is_lost_on_the_way_out_and_back(
+    history: list[tuple[str, object]], budget: int, random: object
+) -> None:
+    """The store, preemption and shifts: what the table says is what the memory holds."""
+    memory, store = CellMemory(3), HostCache(budget)
+    table = SeqTable(3, 400, memory, reuse=True, store=store)
+    running: list[int] = []
+    for owner, (what, value) in enumerate(history):
+        pick = running[random.randrange(len(running))] if running else None  # type: ignore[attr-defined]
+        if what == "new" and table.has_room():
+            assert isinstance(value, list)
+            prompt = [token for token in value for _ in range(8)]
+            if table.busy_cells() + len(prompt) > 300:
+                continue
+            seq, cached = put(table, memory, owner, prompt)
+            assert cached < len(prompt)
+            assert table.residents[seq].tokens.tolist() == prompt
+            running.append(seq)
+        elif what == "grow" and pick is not None:
+            assert isinstance(value, int)
+            table.append(pick, array("i", [7] * value))
+            memory.decode(pick, value)
+        elif what == "shift" and pick is not None:
+            assert isinstance(value, int)
+            length = len(table.residents[pick].tokens)
+            if length > value + 5:
+                table.shift(pick, 5, value)
+                assert len(table.residents[pick].tokens) in (length - value, 5)
+        elif what == "end" and pick is not None:
+            table.release(pick, keep=bool(value))
+            running.remove(pick)
+        elif what == "preempt" and pick is not None:
+            table.preempt(pick, keep=bool(value))
+            running.remove(pick)
+            assert not memory.cells[pick]
+        elif what == "evict":
+            table.drop_oldest_idle()
+        elif what == "tidy":
+            for resident in table.idle():
+                table.save(resident, hurried=False)
+        assert store.n_bytes <= budget
+        assert table.used_cells() == memory.used()
+        assert table.busy_cells() == memory.used(running)
+        assert [len(r.tokens) for r in table.residents] == [len(c) for c in memory.cells]
+        assert [r.owner is not None for r in table.residents] == [
+            r.seq in running for r in table.residents
+        ]
+
+
+def test_what_was_moved_is_no_beginning_for_others() -> None:
+    table, memory = make()
+    seq, _ = put(table, memory, 1, list(range(100)))
+    table.shift(seq, 10, 40)
+    moved = table.residents[seq].tokens
+    assert moved.tolist() == [*range(10), *range(50, 100)]
+    assert table.available(moved) == 10
+    table.release(seq, keep=True)
+    assert table.residents[seq].tokens.tolist() == list(range(10))
+    assert memory.used() == 10

@@ -42,9 +42,7 @@ def test_follows_its_own_choice_to_the_target() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(1, 2048), st.floats(1e-6, 10.0, allow_nan=False)), max_size=60
-    ),
+    st.lists(st.tuples(st.integers(1, 2048), st.floats(1e-6, 10.0, allow_nan=False)), max_size=60),
     st.integers(QUANTUM, 4096),
 )
 def test_always_in_bounds(steps: list[tuple[int, float]], most: int) -> None:

@@ -176,7 +176,7 @@ def test_cells_run_out(tiny_model: Path) -> None:
     with driver(tiny_model, n_ctx=256, n_batch=64, speculator=oracle) as engine:
         alone = [engine.alone(prompt, 61) for prompt in prompts]
         oracle.answers = [p + a for p, a in zip(prompts, alone, strict=True)]
-        engine.loop.admission.fits = lambda request: True  # type: ignore[method-assign]
+        engine.loop.admission.fits = lambda *_: True  # type: ignore[method-assign]
         ids = [engine.submit(prompt, 61) for prompt in prompts]  # 256 cells in all, less 4
         engine.run()
         assert [engine.tokens(i) for i in ids] == alone

@@ -57,6 +57,7 @@ MESSAGES: list[wire.Message] = [
         ]
     ),
     wire.Tokens(9, [1, 2]),
+    wire.Pulse(7, 3),
     wire.Fatal("bad_model", "no"),
 ]
 

@@ -19,6 +19,7 @@ from edgekit_server.engine.wire import Generate, Sampling
 from edgekit_server.errors import WireError
 from tests.support.child import GREEDY, Child, child, outputs, settings
 
+
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path) -> Iterator[Child]:
     with child(settings(tiny_model)) as made:
@@ -39,16 +40,20 @@ def test_hello(tiny: Child) -> None:
     assert hello.chat_template is not None
     assert "bos_token" in hello.chat_template
     assert hello.reasons["n_threads"] == "1: as configured"
+    assert hello.reasons["speculation"].startswith("prompt lookup: ")
 
 
 def test_one_answer(tiny: Child) -> None:
     prompt = [("<s>[INST]", True), ("hello", False), ("[/INST]", True)]
     answer = tiny.answer(Generate(1, prompt, 10, sampling=GREEDY, cache_prompt=False))
-    assert [o.finish for o in answer] == [None] * 9 + ["length"]
+    assert [o.finish for o in answer] == [None] * (len(answer) - 1) + ["length"]
     assert answer[0].n_cached == 0
     again = tiny.answer(Generate(2, prompt, 10, sampling=GREEDY))
-    assert [o.tokens for o in again] == [o.tokens for o in answer]
-    assert all(len(o.pieces) == 1 and isinstance(o.pieces[0][0], bytes) for o in answer)
+    tokens = [token for o in answer for token in o.tokens]
+    assert len(tokens) == 10
+    assert [token for o in again for token in o.tokens] == tokens
+    assert all(len(o.pieces) == len(o.tokens) for o in answer)
+    assert all(isinstance(piece, bytes) for o in answer for piece, _ in o.pieces)
 
 
 def test_prefix_is_kept_between_requests(tiny: Child) -> None:
@@ -192,7 +197,7 @@ def test_kill_is_seen_as_end_of_file(tiny_model: Path) -> None:
         (lambda p, t: settings(p, n_seq_max=300, n_batch=400), "bad_config", 78),
         (lambda p, t: settings(p, n_ubatch=4096), "bad_config", 78),
         (lambda p, t: settings(p, type_k="q9_9"), "bad_config", 78),
-        (lambda p, t: settings(p, type_v="q8_0", flash_attn=False), "bad_model", 65),
+        (lambda p, t: settings(p, type_v="q8_0", flash_attn=False), "bad_config", 78),
     ],
 )
 def test_fatal(
@@ -241,3 +246,20 @@ def test_the_parent_vanishes_before_the_settings() -> None:
         )
     ours.close()
     assert process.wait(20) == 0
+
+
+def test_a_draft_model_in_the_child(tiny_model: Path, pocket: Path) -> None:
+    with child(settings(tiny_model, speculation="draft", draft_model=tiny_model)) as made:
+        hello = made.next()
+        assert isinstance(hello, wire.Hello)
+        assert hello.reasons["speculation"].startswith("draft model tiny.gguf")
+        plain = made.answer(Generate(1, [9, 9], 40, sampling=GREEDY, speculate=False))
+        guessed = made.answer(Generate(2, [9, 9], 40, sampling=GREEDY))
+        assert [t for o in guessed for t in o.tokens] == [t for o in plain for t in o.tokens]
+        assert plain[-1].n_drafted is None
+        assert guessed[-1].n_drafted is not None
+    with child(settings(tiny_model, speculation="draft", draft_model=pocket)) as made:
+        fatal = made.next()
+        assert isinstance(fatal, wire.Fatal)
+        assert "tokens, not 272" in fatal.message
+        assert made.ends() == 78
