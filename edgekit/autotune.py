@@ -191,12 +191,14 @@ def next_setting(
 ) -> Setting | None:
     """Return what to measure next; None: everything worth it has been measured.
 
-    `hurry`: there is no time for further settings; those that look fastest are proven.
+    `hurry`: there is no time for further settings; the one that looks fastest is proven, unless
+    there is none yet.
     """
     if not history.get(space.default):
         return None if space.default in refused else space.default
     best: list[Setting] = []
     stages = space.stages(best)
+    hurry = hurry and _contender(space, history, users) is not None
     for stage in stages if not hurry else ():
         for setting in stage:
             if setting not in history and setting not in refused:

@@ -30,6 +30,7 @@ _OPEN = frozenset(
 )  # fmt: skip
 _NOTES = frozenset(
     ("title", "description", "default", "examples", "example", "deprecated", "readOnly",
+     "discriminator",
      "writeOnly", "$comment", "$defs", "definitions", "$schema", "$id", "id")
 )  # fmt: skip
 """Keywords that constrain nothing."""
@@ -48,6 +49,8 @@ def checked(text: str) -> Schema | bool:
     nodes = list(_nodes(root))
     for node, where in nodes:
         _check(node, where)
+        if node.get("propertyNames") in ({}, {"type": "string"}, True):
+            del node["propertyNames"]  # says nothing; generators of schemas write it for maps
     if not any(_is_joined(node) for node, _ in nodes):
         for node, _ in nodes:
             _close(node)

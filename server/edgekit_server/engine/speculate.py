@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
+from edgekit_server.engine.costs import GUESS, StepCosts
 from edgekit_server.engine.lookup import Lookup, Source
 
 MOST_DRAFTS = 15
@@ -51,96 +52,6 @@ def n_outputs(n_seq_max: int, n_batch: int) -> int:
     """
     drafts = min(MOST_DRAFTS * min(n_seq_max, MOST_ACTIVE), MOST_ROWS)
     return max(n_seq_max, min(n_seq_max + drafts, n_batch))
-
-
-class StepCosts:
-    """What a step takes, by its number of rows: a level that follows the context's length and
-    the machine's load, times a shape that changes slowly."""
-
-    GUESS = 0.2
-    """Cost of one more row, in steps of one, before anything is measured."""
-    LEAST = 3
-    """Steps that make a measurement; the first may build a graph."""
-    HOPE = 0.7
-    """What rows beyond those measured are taken to cost, of what the measured ones do."""
-    STALE = 1000
-    """Steps after which a measurement that was not repeated is dropped."""
-
-    def __init__(self) -> None:
-        self._shape: dict[int, float] = {}
-        self._seen: dict[int, tuple[int, int]] = {}
-        """How often, and when last."""
-        self._level = 0.0
-        self._n = 0
-        self._added: dict[int, tuple[int, list[float]]] = {}
-
-    def learn(self, rows: int, seconds: float) -> None:
-        """Take note of a step of this many rows, none of them a prompt's."""
-        self._n += 1
-        if not self._shape:
-            self._level = seconds
-        expected = self._level * self.of(rows)
-        seconds = min(seconds, 3.0 * expected)  # a hiccup of the machine is no cost of rows
-        known = self._shape.get(rows)
-        count, _ = self._seen.get(rows, (0, 0))
-        if known is None:
-            self._shape[rows] = seconds / self._level
-            self._added.clear()
-        else:
-            weight = max(0.1, 1.0 / (1 + count))
-            self._shape[rows] = known + weight * (seconds / self._level - known)
-            self._level += 0.2 * (seconds / known - self._level)
-        self._seen[rows] = (count + 1, self._n)
-        if self._n % 256 == 0:
-            self._drop_stale()
-
-    def of(self, rows: int) -> float:
-        """Return the cost of a step with this many rows, relative to others of this table."""
-        shape = self._shape
-        if rows in shape:
-            return shape[rows]
-        below = max((n for n in shape if n < rows), default=0)
-        above = min((n for n in shape if n > rows), default=0)
-        if not below and not above:
-            return 1.0 + self.GUESS * (rows - 1)
-        if not below:
-            return shape[above] / (1.0 + self.GUESS * (above - rows))
-        if not above:
-            return shape[below] * (1.0 + self._slope(below) * (rows - below))
-        share = (rows - below) / (above - below)
-        return shape[below] + share * (shape[above] - shape[below])
-
-    def _slope(self, last: int) -> float:
-        """Relative cost of a row beyond the `last` measured: a little hopeful, to be tried."""
-        first = min(self._shape)
-        if first == last:
-            return self.GUESS
-        rise = (self._shape[last] - self._shape[first]) / (last - first)
-        return self.HOPE * max(0.0, rise) / self._shape[last]
-
-    def knows(self, rows: int) -> bool:
-        """Whether this number of rows was measured: what drafts cost is told from that."""
-        return self._seen.get(rows, (0, 0))[0] >= self.LEAST
-
-    def seconds(self, rows: int) -> float:
-        """Return what a step of this many rows takes; 0.0 while nothing is measured."""
-        return self._level * self.of(rows) if self._shape else 0.0
-
-    def added(self, base: int, most: int) -> list[float]:
-        """Return what 0..most more rows add to a step of `base`, in steps of `base`."""
-        n, known = self._added.get(base, (-1, []))
-        if self._n - n > 16 or len(known) <= most or n < 0:
-            one = self.of(base)
-            known = [max(0.0, self.of(base + k) / one - 1.0) for k in range(most + 1)]
-            self._added[base] = (self._n, known)
-        return known
-
-    def _drop_stale(self) -> None:
-        least = min(self._shape)
-        old = [r for r, (_, n) in self._seen.items() if self._n - n > self.STALE and r != least]
-        for rows in old:
-            del self._shape[rows], self._seen[rows]
-        self._added.clear()
 
 
 class Drafter:
@@ -302,7 +213,7 @@ class Speculator:
         """Return the cost of a draft model's step, in steps of this many sequences."""
         assert self._model is not None
         step_s = self.costs.seconds(n_active)
-        return self._model.round_s / step_s if step_s else StepCosts.GUESS
+        return self._model.round_s / step_s if step_s else GUESS
 
     def settle(
         self, n_rows: int, seconds: float | None, fates: Sequence[tuple[Drafter, int, int]]

@@ -67,10 +67,8 @@ def _throughput(answers: Sequence[Answer]) -> dict[str, float]:
     return {"tokens_per_s": n / wall_s, "tokens": n, "wall_s": wall_s}
 
 
-async def _together(
-    stage: Stage, bodies: Sequence[Mapping[str, object]], path: str = COMPLETIONS
-) -> list[Answer]:
-    return await asyncio.gather(*(post(stage.port, path, body) for body in bodies))
+async def _together(stage: Stage, bodies: Sequence[Mapping[str, object]]) -> list[Answer]:
+    return await asyncio.gather(*(post(stage.port, COMPLETIONS, body) for body in bodies))
 
 
 async def _users(stage: Stage, *, n: int, sampling: Mapping[str, object]) -> dict[str, float]:
@@ -186,21 +184,22 @@ def _chat(words: str, n: int, **more: object) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": words}], "max_tokens": n, **more}
 
 
+def _held(prompt: str, n: int, schema: Mapping[str, object], **more: object) -> dict[str, object]:
+    """Return the body of a request for JSON. Raw completions: the peer's chat parser answers 500
+    when it does not like a constrained text, and there the schema has another name."""
+    form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+    return {
+        "prompt": prompt, "max_tokens": n, "json_schema": schema, "response_format": form, **more
+    }  # fmt: skip
+
+
 async def _json_cost(stage: Stage) -> dict[str, float]:
     """8 users get JSON; then free text of the same lengths, so both had the same company."""
     schema = texts.item_schema(stage.sized(12, 2))
-    prompts = [texts.words(stage.rng, 32) for _ in range(8)]
-    held = texts.response_format(schema)
-    bodies = [_chat(words, 2048, response_format=held) for words in prompts]
-    constrained = await _together(stage, bodies, CHAT)
-    free = await _together(
-        stage,
-        [
-            _chat(words, answer.n_answer, ignore_eos=True)
-            for words, answer in zip(prompts, constrained, strict=True)
-        ],
-        CHAT,
-    )
+    bodies = [_held(texts.words(stage.rng, 32), 2048, schema) for _ in range(8)]
+    constrained = await _together(stage, bodies)
+    lengths = [answer.n_answer for answer in constrained]
+    free = await _together(stage, [completion(texts.words(stage.rng, 32), n) for n in lengths])
     figures, plain = _throughput(constrained), _throughput(free)
     return {
         **figures,
@@ -219,10 +218,8 @@ async def _json_valid(stage: Stage) -> dict[str, float]:
     async def work() -> None:
         while queue:
             schema, greedy = queue.pop()
-            held = texts.response_format(schema)
-            more = GREEDY if greedy else {}
-            body = _chat(texts.words(stage.rng, 16), 512, response_format=held, **more)
-            found.append((schema, await post(stage.port, CHAT, body)))
+            body = _held(texts.words(stage.rng, 16), 512, schema, **(GREEDY if greedy else {}))
+            found.append((schema, await post(stage.port, COMPLETIONS, body)))
 
     await asyncio.gather(*(work() for _ in range(8)))
     return {"valid": _share_valid(found), "outputs": len(found)}

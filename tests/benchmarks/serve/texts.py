@@ -104,8 +104,3 @@ SCHEMAS: tuple[dict[str, object], ...] = (
     },
 )  # fmt: skip
 """Small ones for counting how many outputs hold."""
-
-
-def response_format(schema: dict[str, object]) -> dict[str, object]:
-    """Return OpenAI's form."""
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}

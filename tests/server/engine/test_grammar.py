@@ -58,6 +58,12 @@ def test_nothing_is_closed_where_that_could_shut_something_out(value: dict[str, 
     assert checked(value) == value
 
 
+def test_what_says_nothing_is_left_out() -> None:
+    made = checked({"additionalProperties": {}, "propertyNames": {"type": "string"}})
+    assert made == {"additionalProperties": {}}
+    assert "propertyNames" in checked({"propertyNames": {"maxLength": 3}})
+
+
 def test_nested_objects_are_closed() -> None:
     made = checked({"properties": {"x": {"items": {"properties": {"y": {}}}}}})
     assert made["properties"]["x"]["items"]["additionalProperties"] is False

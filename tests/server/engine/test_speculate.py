@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit_server.engine import speculate
+from edgekit_server.engine.costs import StepCosts
 from edgekit_server.engine.lookup import AT_ONCE, Lookup, Source
-from edgekit_server.engine.speculate import Drafter, Speculator, StepCosts, allot, n_outputs, until
+from edgekit_server.engine.speculate import Drafter, Speculator, allot, n_outputs, until
 
 
 @dataclass

@@ -14,9 +14,10 @@ import pytest
 from edgekit_quantize.convert import convert
 from edgekit_server.config import EngineConfig
 from edgekit_server.engine import draft, native, speculation
+from edgekit_server.engine.costs import StepCosts
 from edgekit_server.engine.draft import DraftModel
 from edgekit_server.engine.options import ContextOptions, ModelOptions
-from edgekit_server.engine.speculate import Speculator, StepCosts, Wanting, drafter_of
+from edgekit_server.engine.speculate import Speculator, Wanting, drafter_of
 from edgekit_server.engine.tokenizer import Tokenizer
 from edgekit_server.engine.wire import Output, Sampling
 from edgekit_server.errors import ConfigError, ModelMissingError
