@@ -7,7 +7,7 @@ the kernels. Both are medians of a few recent steps: other work on the machine c
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from collections.abc import Iterable
 
 GUESS = 0.2
 """Cost of one more row, in steps of one, before anything is measured."""
@@ -49,11 +49,11 @@ class StepCosts:
         ratios = self._ratios[rows]
         # A hiccup of the machine is no cost of rows.
         ratios.append(min(seconds / self._level, 3.0 * expected))
-        shape = median(ratios)
+        shape = _middle(ratios)
         self._shape[rows] = max(shape, expected) if len(ratios) < SURE else shape
         self._last[rows] = self._n
         self._levels.append(seconds / self._shape[rows])
-        self._level = median(self._levels)
+        self._level = _middle(self._levels)
         if self._n % 256 == 0:
             self._drop_stale()
 
@@ -108,3 +108,9 @@ class StepCosts:
         for rows in [r for r, n in self._last.items() if self._n - n > STALE and r != least]:
             del self._shape[rows], self._ratios[rows], self._last[rows]
         self._added.clear()
+
+
+def _middle(values: Iterable[float]) -> float:
+    """The median, the upper one of two."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]

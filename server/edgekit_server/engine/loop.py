@@ -178,8 +178,9 @@ class Loop:
         drafting = self._speculator is not None
         while self._running:
             works = self.admission.paused(self._works(drafting))
+            n_batch = self._context.n_batch
             chunks = scheduler.plan(
-                works, n_batch=self._context.n_batch, n_ubatch=self._pace.rows()
+                works, n_batch=n_batch, n_alone=self._pace.alone(n_batch), n_mixed=self._pace.rows()
             )
             n_rows = sum(chunk.n_rows for chunk in chunks)
             self.admission.make_room(n_rows)

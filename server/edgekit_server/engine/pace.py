@@ -9,6 +9,8 @@ from __future__ import annotations
 
 QUANTUM = 32
 """Chunks are multiples of this: equal row counts keep llama.cpp's graph and fill its tiles."""
+ALONE_S = 1.0
+"""Longest step while only prompts are computed."""
 FORGET = 0.9
 """Weight that earlier steps keep at each new one."""
 
@@ -32,13 +34,23 @@ class Pace:
 
     def rows(self) -> int:
         """Return the rows that take about the target, at least one quantum, at most one pass."""
+        return self._within(self._target_s, self._most)
+
+    def alone(self, n_batch: int) -> int:
+        """Return the rows of a step in which nothing decodes: what takes about ALONE_S.
+
+        A newcomer, a cancel or a deadline waits no longer than that.
+        """
+        return self._within(ALONE_S, n_batch)
+
+    def _within(self, target_s: float, most: int) -> int:
         if self._n == 0.0:
-            return self._most
+            return most
         spread = self._n * self._xx - self._x * self._x
         slope = (self._n * self._xy - self._x * self._y) / spread if spread > 1e-6 else 0.0
         if slope <= 0.0:  # one size so far, or noise: take the whole time as the rows' own
             slope, start = self._y / self._x, 0.0
         else:
             start = max(0.0, (self._y - slope * self._x) / self._n)
-        fits = int((self._target_s - start) / slope) if slope > 0.0 else self._most
-        return min(self._most, max(QUANTUM, fits // QUANTUM * QUANTUM))
+        fits = int((target_s - start) / slope) if slope > 0.0 else most
+        return min(most, max(QUANTUM, fits // QUANTUM * QUANTUM))

@@ -49,19 +49,17 @@ class Chunk:
         return self.count + self.n_drafts
 
 
-def budget(n_decoding: int, *, n_batch: int, n_ubatch: int) -> int:
-    """Return the most rows of one step.
-
-    One compute pass (n_ubatch) while anything decodes, so that a prompt delays running streams
-    by one pass only; otherwise the whole n_batch. Always room for one prompt token at least.
+def budget(n_decoding: int, *, n_batch: int, n_alone: int, n_mixed: int) -> int:
+    """Return the most rows of one step: `n_mixed` while anything decodes, so that a prompt
+    delays running streams little, else `n_alone`. Always room for one prompt token at least.
     """
     if n_decoding == 0:
-        return n_batch
-    return min(n_batch, max(n_ubatch, n_decoding + 1))
+        return min(n_batch, n_alone)
+    return min(n_batch, max(n_mixed, n_decoding + 1))
 
 
-def plan(works: Sequence[Work], *, n_batch: int, n_ubatch: int) -> list[Chunk]:
-    """Return the chunks of one step in ascending order of sequence id.
+def plan(works: Sequence[Work], *, n_batch: int, n_alone: int, n_mixed: int) -> list[Chunk]:
+    """Return the chunks of one step in ascending order of sequence id; see `budget`.
 
     Rows sorted by sequence keep llama.cpp's graph reuse. Outputs at most: one per request and
     one per draft.
@@ -69,7 +67,7 @@ def plan(works: Sequence[Work], *, n_batch: int, n_ubatch: int) -> list[Chunk]:
     decoding = [work for work in works if work.decoding]
     prompts = [work for work in works if not work.decoding]
     n_known = sum(work.remaining for work in decoding)
-    left = budget(n_known, n_batch=n_batch, n_ubatch=n_ubatch)
+    left = budget(n_known, n_batch=n_batch, n_alone=n_alone, n_mixed=n_mixed)
     spare = left - n_known - bool(prompts)
     chunks: list[Chunk] = []
     for work in decoding:

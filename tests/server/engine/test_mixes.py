@@ -183,7 +183,7 @@ def test_a_long_prompt_is_not_starved_by_short_ones(n_long: int) -> None:
             works.append(Work(key, seq, n_ubatch, seq == 7, 0.0))
             key += 1
         works[-1] = Work(key, 7, 1, True, 0.0)
-        for chunk in scheduler.plan(works, n_batch=64, n_ubatch=n_ubatch):
+        for chunk in scheduler.plan(works, n_batch=64, n_alone=64, n_mixed=n_ubatch):
             if chunk.key == 0:
                 remaining -= chunk.count
                 first_s = now if first_s is None else first_s

@@ -50,3 +50,12 @@ def test_always_in_bounds(steps: list[tuple[int, float]], most: int) -> None:
     for rows, seconds in steps:
         pace.learn(rows, seconds)
     assert QUANTUM <= pace.rows() <= most
+
+
+def test_prompts_alone_take_about_a_second_a_step() -> None:
+    pace = Pace(0.1, 512)
+    assert pace.alone(2048) == 2048
+    for rows in (2048, 512, 1024):
+        pace.learn(rows, 0.0 + 0.001 * rows)
+    assert pace.alone(2048) == 992
+    assert pace.rows() == 96

@@ -29,12 +29,14 @@ def states(draw: st.DrawFn) -> tuple[list[Work], int, int]:
 @given(states())
 def test_promises(state: tuple[list[Work], int, int]) -> None:
     works, n_batch, n_ubatch = state
-    chunks = plan(works, n_batch=n_batch, n_ubatch=n_ubatch)
+    chunks = plan(works, n_batch=n_batch, n_alone=n_batch, n_mixed=n_ubatch)
     by_key = {work.key: work for work in works}
     n_decoding = sum(work.decoding for work in works)
     total = sum(chunk.count for chunk in chunks)
 
-    assert total <= budget(n_decoding, n_batch=n_batch, n_ubatch=n_ubatch) <= n_batch
+    assert (
+        total <= budget(n_decoding, n_batch=n_batch, n_alone=n_batch, n_mixed=n_ubatch) <= n_batch
+    )
     assert [c.seq for c in chunks] == sorted({c.seq for c in chunks}), "ascending, once each"
     planned = {c.key for c in chunks}
     assert {w.key for w in works if w.decoding} <= planned, "every decode row is in"
@@ -46,7 +48,7 @@ def test_promises(state: tuple[list[Work], int, int]) -> None:
     if prefills and n_decoding < n_batch:
         assert any(not by_key[key].decoding for key in planned), "some prompt moves on"
     wanted = sum(work.remaining for work in works)
-    full = min(wanted, budget(n_decoding, n_batch=n_batch, n_ubatch=n_ubatch))
+    full = min(wanted, budget(n_decoding, n_batch=n_batch, n_alone=n_batch, n_mixed=n_ubatch))
     assert total == full, "the budget is used whole"
 
 
@@ -59,7 +61,7 @@ def test_a_long_prompt_never_starves(length: int, n_ubatch: int) -> None:
             Work(0, 0, long.remaining, False, waited_s=step * 0.05),
             Work(step + 1, 1, n_ubatch, False),
         ]
-        chunks = plan(works, n_batch=n_ubatch, n_ubatch=n_ubatch)
+        chunks = plan(works, n_batch=n_ubatch, n_alone=n_ubatch, n_mixed=n_ubatch)
         if any(chunk.key == 0 for chunk in chunks):
             return
     pytest.fail("starved")
@@ -87,12 +89,12 @@ def work(key: int, remaining: int, *, decoding: bool = False, waited: float = 0.
     ],
 )
 def test_cases(works: list[Work], expected: list[Chunk]) -> None:
-    assert plan(works, n_batch=100, n_ubatch=32) == expected
+    assert plan(works, n_batch=100, n_alone=100, n_mixed=32) == expected
 
 
 def test_many_decodes_still_leave_a_row_for_a_prompt() -> None:
     works = [*(work(i, 1, decoding=True) for i in range(40)), work(40, 900)]
-    assert plan(works, n_batch=100, n_ubatch=32)[-1] == Chunk(40, 40, 1, False)
+    assert plan(works, n_batch=100, n_alone=100, n_mixed=32)[-1] == Chunk(40, 40, 1, False)
 
 
 @pytest.mark.parametrize(("free", "ok"), [(99, False), (100, True)])
@@ -108,10 +110,10 @@ def test_drafts_take_only_what_is_left(
     guessing = [
         replace(w, n_drafts=data.draw(st.integers(0, 20))) if w.decoding else w for w in works
     ]
-    chunks = plan(guessing, n_batch=n_batch, n_ubatch=n_ubatch)
+    chunks = plan(guessing, n_batch=n_batch, n_alone=n_batch, n_mixed=n_ubatch)
     n_decoding = sum(w.decoding for w in works)
     n_prompts = len(works) - n_decoding
-    most = budget(n_decoding, n_batch=n_batch, n_ubatch=n_ubatch)
+    most = budget(n_decoding, n_batch=n_batch, n_alone=n_batch, n_mixed=n_ubatch)
     assert sum(c.n_rows for c in chunks) <= most
     assert {w.key for w in works if w.decoding} <= {c.key for c in chunks}
     assert sum(not c.decoding for c in chunks) >= min(1, n_prompts, most - n_decoding)
@@ -124,5 +126,5 @@ def test_drafts_take_only_what_is_left(
 def test_forced_tokens_are_decode_rows() -> None:
     """A few known tokens after a drawn one go first, with drafts behind them."""
     forced = Work(0, 1, 5, True, n_drafts=3)
-    chunks = plan([forced, Work(1, 0, 500, False)], n_batch=100, n_ubatch=32)
+    chunks = plan([forced, Work(1, 0, 500, False)], n_batch=100, n_alone=100, n_mixed=32)
     assert chunks == [Chunk(1, 0, 24, False), Chunk(0, 1, 5, True, n_drafts=3)]
