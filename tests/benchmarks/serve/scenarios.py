@@ -195,7 +195,7 @@ def _held(prompt: str, n: int, schema: Mapping[str, object], **more: object) -> 
 
 async def _json_cost(stage: Stage) -> dict[str, float]:
     """8 users get JSON; then free text of the same lengths, so both had the same company."""
-    schema = texts.item_schema(stage.sized(12, 2))
+    schema = texts.item_schema(stage.sized(6, 2))
     bodies = [_held(texts.words(stage.rng, 32), 2048, schema) for _ in range(8)]
     constrained = await _together(stage, bodies)
     lengths = [answer.n_answer for answer in constrained]

@@ -64,8 +64,8 @@ def test_dry_load_refuses(tiny_model: Path) -> None:
     code, record = run(
         "dryload", str(tiny_model), "--n-ctx", "512", "--type-v", "q8_0", "--flash-attn", "off"
     )
-    assert code == 65
-    assert "flash_attn" in record["error"]["message"]  # type: ignore[index]
+    assert code == 78
+    assert "flash attention" in record["error"]["message"]  # type: ignore[index]
 
 
 LINES = [
