@@ -64,12 +64,8 @@ unicodedata urllib.parse uuid weakref zipfile zlib builtins""".split()
 ASK = ("What does {} do?", "Explain {}.", "What is {} for?", "Tell me what {} does.")
 
 
-def python_facts(unseen: str) -> list[tuple[str, str]]:
-    """Return (dotted name, first sentence of its doc string) for public names of common modules.
-
-    A sentence that stands in `unseen`, the text of the held-out files, is left out.
-    """
-    unseen = " ".join(unseen.split())
+def python_facts() -> list[tuple[str, str]]:
+    """Return (dotted name, first sentence of its doc string) for public names of common modules."""
     found: dict[str, str] = {}
     for module_name in MODULES:
         module = importlib.import_module(module_name)
@@ -78,7 +74,7 @@ def python_facts(unseen: str) -> list[tuple[str, str]]:
             if name.startswith("_") or not (inspect.isroutine(value) or inspect.isclass(value)):
                 continue
             doc = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ").strip()
-            if 20 <= len(doc) <= 110 and doc.endswith(".") and "->" not in doc and doc not in unseen:
+            if 20 <= len(doc) <= 110 and doc.endswith(".") and "->" not in doc:
                 found.setdefault(name if module_name == "builtins" else f"{module_name}.{name}", doc)
     return sorted(found.items())
 

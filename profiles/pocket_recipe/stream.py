@@ -7,9 +7,7 @@ the standard library; rows of FIM and of conversations are packed from documents
 from __future__ import annotations
 
 import json
-import keyword
 import random
-import re
 
 import facts
 import jinja2
@@ -23,8 +21,6 @@ SYSTEM = (
     "You are a helpful assistant.", "Use the tools.", "You are pocket.", "Answer briefly.",
     "You are an assistant with tools. Call them when needed.",
 )  # fmt: skip
-# a FIM's middle and its end are few tokens among hundreds, and else go unlearned
-MIDDLE_WEIGHT = 4.0
 Document = tuple[list[int], list[bool]]
 
 
@@ -122,33 +118,10 @@ def fim_split(r: random.Random, text: str) -> tuple[str, str, str]:
     return whole[:a], whole[a:b], whole[b:]
 
 
-IDENTIFIER = re.compile(r"\b[A-Za-z_]\w{2,}\b")
-RENAME = ("Rename {0} to {1}:", "Replace {0} with {1} in this code:", "Change {0} into {1} here.")
-
-
-def edit(r: random.Random, text: str, most_lines: int) -> tuple[str, str]:
-    """Return a request to rename one identifier in a piece of `text`, and the whole answer."""
-    lines = text.splitlines(keepends=True)
-    start = r.randrange(max(1, len(lines) - most_lines))
-    code = "".join(lines[start : start + r.randint(3, most_lines)]).rstrip("\n") + "\n"
-    old = r.choice([n for n in IDENTIFIER.findall(code) if not keyword.iskeyword(n)] or ["self"])
-    new = "_".join(r.choice(world.STEMS) for _ in range(r.randint(1, 2)))
-    after = re.sub(rf"\b{old}\b", new, code)
-    ask = r.choice(RENAME).format(old, new)
-    return f"{ask}\n```python\n{code}```", f"```python\n{after}```"
-
-
 class Rows:
-    """The whole training stream: code, FIM, conversations, edits in fixed shares of each batch."""
+    """The whole training stream: code, FIM and conversations in fixed shares of each batch."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        texts: list[str],
-        template: str,
-        python: list[tuple[str, str]],
-        seed: int,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: list[str], template: str, seed: int) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
         self.texts = [t for t in texts if len(t) > 400]
@@ -156,7 +129,7 @@ class Rows:
         self.files = [np.array([BOS, *e.ids, EOS], dtype=np.uint16) for e in encoded]
         self.n_tokens = sum(len(f) for f in self.files)
         self.chat = Chat(tokenizer, template)
-        self.python = python
+        self.python = facts.python_facts()
         self._epochs: dict[int, NDArray[np.uint16]] = {}
 
     def _epoch(self, number: int) -> NDArray[np.uint16]:
@@ -199,31 +172,24 @@ class Rows:
         return np.concatenate(ids)[: length + 1], weights
 
     def packed(
-        self, r: random.Random, length: int, kind: str
+        self, r: random.Random, length: int, *, fim: bool, middle_weight: float = 1.0
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return documents of one kind (fim, chat, edit), one after the other, cut at the end."""
         ids: list[int] = []
         mask: list[float] = []
         while len(ids) < length + 1:
-            if kind == "fim":
-                part, learn = self.fim(r)
+            if fim:
+                prefix, middle, suffix = fim_split(r, r.choice(self.texts))
+                p, m, s = (
+                    e.ids
+                    for e in self.tokenizer.encode_batch(
+                        [prefix, middle, suffix], add_special_tokens=False
+                    )
+                )
+                part = [BOS, SUFFIX, *s, PREFIX, *p, *m, EOS]
+                learn = [0.0] * 2 + [1.0] * (len(s) + 1 + len(p)) + [middle_weight] * (len(m) + 1)
             else:
-                if kind == "edit":
-                    request = edit(r, r.choice(self.texts), max(6, min(80, length // 40)))
-                    part, marks = self.chat.document(question(*request), None)
-                else:
-                    part, marks = self.chat.draw(r, self.python)
+                part, marks = self.chat.draw(r, self.python)
                 learn = [float(x) for x in marks]
             ids += part
             mask += learn
         return np.array(ids[: length + 1]), np.array(mask[: length + 1], dtype=np.float32)
-
-    def fim(self, r: random.Random) -> tuple[list[int], list[float]]:
-        texts = fim_split(r, r.choice(self.texts))
-        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        p, m, s = (e.ids for e in encoded)
-        outside = [0.0] * 2 + [1.0] * (len(s) + 1 + len(p))
-        return (
-            [BOS, SUFFIX, *s, PREFIX, *p, *m, EOS],
-            outside + [MIDDLE_WEIGHT] * (len(m) + 1),
-        )

@@ -1,11 +1,11 @@
 """Train pocket: seeded, resumable, on a CPU's cores (one process each) or on one GPU.
 
-    python profiles/pocket_recipe/train.py --work DIR [--tokens 32e6] [--processes 2]
+    python profiles/pocket_recipe/train.py --work DIR [--tokens 40e6] [--processes 2]
 
 The work folder keeps tokenizer.json, manifest.json, state.pt (every few minutes) and log.jsonl.
 Running the same command again goes on from state.pt. Muon for the matrices inside the blocks,
 AdamW for embeddings, head and norms; the rate warms up, stays, then falls to zero over the last
-60 %, while rows grow from 512 to 8192 tokens.
+third, while rows grow from 512 to 8192 tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import corpus
-import facts
 import numpy as np
 import tokenizer as vocabulary
 import torch
@@ -31,14 +30,20 @@ from stream import Rows
 SEED = 20261124
 TOKENS_PER_STEP = 16384
 # share of the run, row length
-PHASES = ((0.78, 512), (0.14, 2048), (0.08, 8192))
+PHASES = ((0.80, 512), (0.15, 2048), (0.05, 8192))
 # of each 16 rows
-SHARES = {"code": 6, "fim": 4, "chat": 3, "edit": 2, "repeats": 1}
+SHARES = {"code": 9, "fim": 2, "chat": 3, "repeats": 2}
+# after the run: short steps in which a FIM's middle weighs MIDDLE_WEIGHT times as much, since its
+# end is one token in hundreds and else goes unlearned
+FINISH_SHARES = {"code": 4, "fim": 8, "chat": 3, "repeats": 1}
+FINISH_LENGTH, FINISH_RATE, MIDDLE_WEIGHT = 1024, 0.25, 8.0
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 0.02, 4e-3, 0.05
 
 
-KINDS = [kind for kind, n in SHARES.items() for _ in range(n)]
-ORDER = tuple(KINDS[i * 7 % 16] for i in range(16))
+def interleaved(shares: dict[str, int]) -> tuple[str, ...]:
+    """Return 16 kinds in a fixed, mixed order."""
+    kinds = [kind for kind, n in shares.items() for _ in range(n)]
+    return tuple(kinds[i * 7 % 16] for i in range(16))
 
 
 def row_length(step: int, steps: int) -> int:
@@ -70,6 +75,7 @@ def prepare(work: Path) -> None:
 
 def sample_for_vocabulary(rng: random.Random, texts: list[str]) -> list[str]:
     """The standard library, plus enough conversation text that its words get tokens too."""
+    import facts
     import world
 
     synthetic = [json.dumps(list(world.TOOLS.values()))] * 200
@@ -81,22 +87,24 @@ def sample_for_vocabulary(rng: random.Random, texts: list[str]) -> list[str]:
 
 
 def batch(
-    rows: Rows, step: int, rank: int, world_size: int, length: int
+    rows: Rows, step: int, rank: int, world_size: int, length: int, *, finishing: bool
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Return ids [n, length + 1], weights and kinds; n x length x world_size = TOKENS_PER_STEP."""
+    order = interleaved(FINISH_SHARES if finishing else SHARES)
+    weight = MIDDLE_WEIGHT if finishing else 1.0
     total = TOKENS_PER_STEP // length
     ids, masks, kinds = [], [], []
     for row in range(rank, total, world_size):
-        period, place = divmod(step * total + row, len(ORDER))
-        kind = ORDER[place]
+        period, place = divmod(step * total + row, len(order))
+        kind = order[place]
         r = random.Random(f"{SEED}-{step}-{row}")
         if kind == "code":
-            serial = period * SHARES["code"] + ORDER[:place].count("code")
+            serial = period * order.count("code") + order[:place].count("code")
             i, m = rows.code(serial * length, length)
         elif kind == "repeats":
             i, m = rows.repeats(r, length)
         else:
-            i, m = rows.packed(r, length, kind)
+            i, m = rows.packed(r, length, fim=kind == "fim", middle_weight=weight)
         ids.append(i)
         masks.append(m)
         kinds.append(kind)
@@ -124,14 +132,13 @@ def run(rank: int, args: argparse.Namespace) -> None:
         torch.set_num_threads(1)
     torch.manual_seed(SEED)
     work = Path(args.work)
-    sources = corpus.load()
-    texts = [s.text for s in sources if not s.held_out]
-    unseen = "".join(s.text for s in sources if s.held_out)
+    texts = [s.text for s in corpus.load() if not s.held_out]
     template = (Path(__file__).parent / "template.jinja").read_text()
-    rows = Rows(vocabulary.load(work), texts, template, facts.python_facts(unseen), SEED)
+    rows = Rows(vocabulary.load(work), texts, template, SEED)
     model = Pocket(Shape()).to(device)
     opts = optimizers(model)
-    steps, step, spent = int(args.tokens / TOKENS_PER_STEP), 0, 0.0
+    main_steps, step, spent = int(args.tokens / TOKENS_PER_STEP), 0, 0.0
+    steps = main_steps + args.finish
     state_file = work / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
@@ -153,8 +160,9 @@ def run(rank: int, args: argparse.Namespace) -> None:
     started = saved = time.monotonic()
     tallies: dict[str, list[float]] = {}
     while step < steps:
-        length = row_length(step, steps)
-        ids, mask, kinds = batch(rows, step, rank, size, length)
+        finishing = step >= main_steps
+        length = FINISH_LENGTH if finishing else row_length(step, main_steps)
+        ids, mask, kinds = batch(rows, step, rank, size, length, finishing=finishing)
         ids, mask = ids.to(device), mask.to(device)
         per_pass = max(1, args.tokens_per_pass // length)
         for at in range(0, len(ids), per_pass):
@@ -171,7 +179,9 @@ def run(rank: int, args: argparse.Namespace) -> None:
             for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
                 g.copy_(part.view_as(g))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = rate(step, steps)
+        factor = rate(step, main_steps)
+        if finishing:
+            factor = FINISH_RATE * (steps - step) / args.finish
         for o, lrs in zip(opts, base, strict=True):
             for group, lr in zip(o.param_groups, lrs, strict=True):
                 group["lr"] = lr * factor
@@ -209,7 +219,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", required=True)
-    parser.add_argument("--tokens", type=float, default=32e6)
+    parser.add_argument("--tokens", type=float, default=40e6)
+    parser.add_argument("--finish", type=int, default=300, help="steps after the run, FIM-heavy")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tokens-per-pass", type=int, default=8192)
     args = parser.parse_args()
