@@ -6,11 +6,11 @@ through the pipe: neither the environment nor the user's configuration changes t
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import child
@@ -40,21 +40,17 @@ def main() -> int:
 
 def to_request(config: ServeConfig) -> dict[str, object]:
     """Return settings as the JSON object that `from_request` reads."""
-    record: dict[str, object] = asdict(config)
-    engine = asdict(config.engine)
-    return record | {"engine": engine | {"model_path": str(config.engine.model_path)}}
+    record: dict[str, object] = json.loads(json.dumps(asdict(config), default=str))
+    return record
 
 
 def from_request(request: Mapping[str, object]) -> ServeConfig:
     """Rebuild settings; the parent is of the same version, so nothing is unknown."""
-    from edgekit_server import EngineConfig, ServeConfig
+    from pydantic import TypeAdapter
 
-    engine, rest = request["engine"], {k: v for k, v in request.items() if k != "engine"}
-    assert isinstance(engine, dict)
-    lists = {k: tuple(v) for k, v in rest.items() if isinstance(v, list)}
-    settings: dict[str, object] = {**rest, **lists}
-    model = Path(str(engine.pop("model_path")))
-    return ServeConfig(engine=EngineConfig(model_path=model, **engine), **settings)  # type: ignore[arg-type]
+    from edgekit_server import ServeConfig
+
+    return TypeAdapter(ServeConfig).validate_python(request)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from .asking import SUSPECT_POLL_S, Asking
 from .call import Call
 from .config import EngineConfig
 from .engine import wire
 from .errors import EngineDiedError, RequestError, ServerError, WireError
-from .refusals import load_failure, rejection
-from .suspects import MAX_DEATHS, Suspects, content_key
+from .refusals import kills_engine, load_failure, rejection
+from .suspects import Suspects, content_key
 from .watchdog import Watchdog, end
 
 log = logging.getLogger("edgekit_server")
@@ -36,7 +37,6 @@ RESTART_PATIENCE_S = 10.0
 """How long a request waits for an engine that is restarting before it gets a 503."""
 STOP_PATIENCE_S = 5.0
 LOADING_RETRY_S = 10
-SUSPECT_POLL_S = 0.1
 READ_BYTES = 1 << 18
 
 
@@ -60,7 +60,7 @@ class _Open:
     verdict: asyncio.Future[int]
 
 
-class EngineClient:
+class EngineClient(Asking):
     """One engine child. `start` once, then `generate` from any task of the same loop."""
 
     def __init__(
@@ -72,6 +72,7 @@ class EngineClient:
         watchdog_s: float | None = None,
     ) -> None:
         """`watchdog_s`: how long the child may get nothing done; None: for ever."""
+        super().__init__()
         self.config = config
         self.state = State.LOADING
         self.hello: wire.Hello | None = None
@@ -133,7 +134,7 @@ class EngineClient:
         """
         await self.ready()
         keys = _keys(requests, param)
-        while self._suspects.must_wait(keys, {entry.key for entry in self._inside()}):
+        while self._suspects.must_wait(keys, self.running_keys()):
             await asyncio.sleep(SUSPECT_POLL_S)
             await self.ready()
         call = Call(self._forget)
@@ -157,6 +158,10 @@ class EngineClient:
     def _inside(self) -> list[_Open]:
         """What the engine may be working on."""
         return [*self._open.values(), *self._leaving.values()]
+
+    def running_keys(self) -> set[bytes]:
+        """Return the content keys of what the engine may be working on."""
+        return {*(entry.key for entry in self._inside()), *self.asked_keys()}
 
     def _forget(self, request_id: int) -> None:
         """Cancel a request in the engine; nothing more of it is delivered."""
@@ -191,13 +196,7 @@ class EngineClient:
 
     def _send(self, given: wire.Generate, key: bytes, index: int, param: str, call: Call) -> _Open:
         if self._suspects.refused(key):
-            raise RequestError(
-                f"the engine died {MAX_DEATHS} times or more while this request ran, and no other "
-                "can have been the cause; it is refused until the server restarts or an hour has "
-                "passed",
-                code="request_kills_engine",
-                param=param,
-            )
+            raise kills_engine(param)
         if self._writer is None:
             raise not_ready(self.state)
         request = replace(given, id=next(self._ids))
@@ -228,7 +227,7 @@ class EngineClient:
                 self._set_state(State.FAILED)
                 return
             self._set_state(State.RESTARTING)
-            self._suspects.blame(entry.key for entry in self._inside())
+            self._suspects.blame(self.running_keys())
             self._leaving.clear()
             code = "engine_stalled" if self._stalled else None
             message = f"the engine died ({reason}) and is being restarted"
@@ -275,6 +274,7 @@ class EngineClient:
             await asyncio.sleep(dog.interval_s)
             # While it loads, no request can be open.
             waits = [entry.verdict.done() for entry in self._inside()]
+            waits += [True for _ in self.asked_keys()]
             self._stalled = dog.stalled(running=any(waits), unanswered=not all(waits))
         log.error("the engine is being ended: %s", self._stalled)
         await asyncio.to_thread(end, process)
@@ -286,6 +286,8 @@ class EngineClient:
                 self._handle(message)
 
     def _handle(self, message: wire.Message) -> None:
+        if self._answered(message):
+            return
         match message:
             case wire.Pulse():
                 self.pulse = message
@@ -326,6 +328,7 @@ class EngineClient:
         entry.call.put(entry.index, output)
 
     def _fail_open(self, error: EngineDiedError) -> None:
+        self._fail_asked(error)
         entries, self._open = list(self._open.values()), {}
         for entry in entries:
             if entry.verdict.done():

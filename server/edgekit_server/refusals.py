@@ -12,6 +12,7 @@ from .errors import (
     RequestError,
     ServerError,
 )
+from .suspects import MAX_DEATHS
 
 LOAD_FAILURES: dict[str, type[ServerError]] = {
     "bad_model": BadModelError,
@@ -35,6 +36,25 @@ def rejection(message: wire.Rejected, hello: wire.Hello | None, param: str) -> R
             retry_after_s=1,
         )
     return RequestError(message.message, code=message.code, param=message.param or param)
+
+
+def not_answered(message: wire.Rejected, hello: wire.Hello | None, param: str) -> ServerError:
+    """Return the error for texts that the engine gave no vectors or tokens for."""
+    if message.code == "input_too_long" and hello is not None and hello.vectors is not None:
+        return ContextLengthError(message.n_prompt, hello.vectors.n_ctx, param=param)
+    if message.code in ("embedding_failed", "out_of_memory", "bad_model"):
+        return ServerError(message.message, code=message.code)
+    return rejection(message, hello, param)
+
+
+def kills_engine(param: str) -> RequestError:
+    """Return the error for a request that the engine died over again and again."""
+    return RequestError(
+        f"the engine died {MAX_DEATHS} times or more while this request ran, and no other "
+        "can have been the cause; it is refused until the server restarts or an hour has passed",
+        code="request_kills_engine",
+        param=param,
+    )
 
 
 def load_failure(fatal: wire.Fatal | None, reason: str) -> ServerError:

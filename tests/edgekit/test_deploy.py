@@ -30,6 +30,7 @@ from edgekit.preflight import check_endpoint, check_installed, check_room, local
 from edgekit.serve_child import from_request, to_request
 from edgekit.store import Store
 from edgekit_server import EngineConfig, ServeConfig
+from edgekit_server.config import Adapter
 from tests.support.cli import POCKET, Cli, free_port, until
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -311,7 +312,10 @@ def test_a_deployment_is_found_while_its_process_lives(tmp_path: Path) -> None:
 
 
 def test_settings_reach_the_server_as_they_are() -> None:
-    engine = EngineConfig(Path("/a b/ü.gguf"), "m", n_ctx=512, flash_attn=None, n_threads=3)
+    engine = EngineConfig(
+        Path("/a b/ü\udcff.gguf"), "m", n_ctx=512, flash_attn=None, n_threads=3,
+        disk_cache=Path("/c"), adapters=(Adapter("a", Path("/l.gguf"), 0.5),),
+    )  # fmt: skip
     config = ServeConfig(engine, host="::1", port=1, api_keys=("k",), aliases=("a", "b"))
     assert from_request(json.loads(json.dumps(to_request(config)))) == config
 

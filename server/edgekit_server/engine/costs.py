@@ -19,8 +19,9 @@ LEAST = 3
 """Steps that make a measurement; the first may build a graph."""
 SURE = 6
 """Below this many steps of a size, it is not believed to cost less than others tell."""
-STALE = 1000
-"""Steps after which a measurement that was not repeated is dropped."""
+STALE, STALE_FEW = 1000, 100
+"""Steps after which a measurement that was not repeated is dropped; of few steps, sooner: one
+bad moment of the machine must not keep a size from being tried again."""
 REFRESH = 16
 
 
@@ -54,7 +55,7 @@ class StepCosts:
         self._last[rows] = self._n
         self._levels.append(seconds / self._shape[rows])
         self._level = _middle(self._levels)
-        if self._n % 256 == 0:
+        if self._n % 64 == 0:
             self._drop_stale()
 
     def of(self, rows: int) -> float:
@@ -105,9 +106,11 @@ class StepCosts:
 
     def _drop_stale(self) -> None:
         least = min(self._shape)
-        for rows in [r for r, n in self._last.items() if self._n - n > STALE and r != least]:
-            del self._shape[rows], self._ratios[rows], self._last[rows]
-        self._added.clear()
+        for rows, last in list(self._last.items()):
+            limit = STALE if len(self._ratios[rows]) >= SURE else STALE_FEW
+            if self._n - last > limit and rows != least:
+                del self._shape[rows], self._ratios[rows], self._last[rows]
+                self._added.clear()
 
 
 def _middle(values: Iterable[float]) -> float:

@@ -125,12 +125,13 @@ async def _warm(server: Running, n_seq: int) -> None:
 
 
 async def _measured(scenario: Scenario, server: Running, stage: Stage, number: int) -> Run:
-    before, cpu_s = await _totals(server), server.cpu_s()
+    before, cpu_s, others_s = await _totals(server), server.cpu_s(), machine.others_cpu_s()
     try:
         figures = dict(await scenario.play(stage))
     except FAILURES as error:
         return Run(scenario.name, server.name, number, error=f"{type(error).__name__}: {error}")
     figures["cpu_s"] = server.cpu_s() - cpu_s
+    figures["others_cpu_s"] = machine.others_cpu_s() - others_s - figures["cpu_s"]
     if before is not None and (after := await _totals(server)) is not None:
         steps, decode_s, busy_s = (b - a for a, b in zip(before, after, strict=True))
         if steps and busy_s:

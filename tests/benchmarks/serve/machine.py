@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,12 @@ def versions(options: Options) -> dict[str, object]:
         found["llama_cpp.server"] = _said([str(options.llama_cpp_python), "-c", code])
     found["commit"] = _said(["git", "rev-parse", "--short", "HEAD"])
     return found
+
+
+def others_cpu_s() -> float:
+    """CPU seconds spent on this machine by everything but this process, since it booted."""
+    whole, own = psutil.cpu_times(), time.process_time()
+    return sum(whole) - whole.idle - getattr(whole, "iowait", 0.0) - own
 
 
 def _said(command: list[str]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tests.benchmarks.serve.figures import Run, Verdict, compare, medians
 
-NO_RATIO = {"overhead", "cost", "valid", "outputs", "cached", "tokens"}
+NO_RATIO = {"overhead", "cost", "valid", "outputs", "cached", "tokens", "others_cpu_s"}
 """Figures that are shares or counts: shown, not divided."""
 WIDTH, COLUMN = 20, 38
 

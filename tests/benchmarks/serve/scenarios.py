@@ -185,12 +185,9 @@ def _chat(words: str, n: int, **more: object) -> dict[str, object]:
 
 
 def _held(prompt: str, n: int, schema: Mapping[str, object], **more: object) -> dict[str, object]:
-    """Return the body of a request for JSON. Raw completions: the peer's chat parser answers 500
-    when it does not like a constrained text, and there the schema has another name."""
-    form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
-    return {
-        "prompt": prompt, "max_tokens": n, "json_schema": schema, "response_format": form, **more
-    }  # fmt: skip
+    """Return the body of a request for JSON, in the words that both servers know. Not as chat:
+    the peer's chat parser answers 500 when it does not like a constrained text."""
+    return {"prompt": prompt, "max_tokens": n, "json_schema": schema, **more}
 
 
 async def _json_cost(stage: Stage) -> dict[str, float]:
