@@ -18,6 +18,9 @@ def serve(config: ServeConfig, *, on_ready: Callable[[str], object] | None = Non
     BadModelError or EngineDiedError if the model does not load.
     """
     # Planning code imports this package for its settings on machines without fastapi.
-    from .app import serve as run
+    from .engine.spawn import Ahead
 
-    run(config, on_ready=on_ready)
+    with Ahead(config.engine) as spawn:
+        from .app import Server
+
+        Server(config, spawn=spawn).run(on_ready)

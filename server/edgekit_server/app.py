@@ -14,7 +14,16 @@ from collections.abc import AsyncIterator, Callable, Generator
 import uvicorn
 from fastapi import FastAPI
 
-from .api import chat, completions, health, models
+from .api import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    lora,
+    models,
+    rerank,
+    tokens,
+)
 from .api.failures import install
 from .client import Spawn
 from .config import ServeConfig
@@ -59,7 +68,7 @@ def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
     app.state.router = router
     app.state.metrics = Metrics()
     install(app)
-    for part in (chat, completions, models, health):
+    for part in (chat, completions, embeddings, rerank, tokens, lora, models, health):
         app.include_router(part.routes)
     app.add_middleware(Guard, config=config, metrics=app.state.metrics)
     return app
@@ -127,11 +136,6 @@ class Server:
         except Exception:
             self.stop()
             raise
-
-
-def serve(config: ServeConfig, *, on_ready: Callable[[str], object] | None = None) -> None:
-    """Serve one model until SIGINT or SIGTERM; see Server."""
-    Server(config).run(on_ready)
 
 
 def bind(host: str, port: int) -> socket.socket:

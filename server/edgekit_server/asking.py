@@ -22,6 +22,8 @@ Reply = wire.Tokens | wire.Embedded
 class _Asked:
     key: bytes
     param: str
+    computed: bool
+    """Whether the model has to run for it."""
     reply: asyncio.Future[Reply]
 
 
@@ -79,7 +81,8 @@ class Asking(ABC):
         if writer is None:
             raise EngineDiedError("the engine is being restarted")
         asked_id = next(self._ids)
-        asked = _Asked(key, param, asyncio.get_running_loop().create_future())
+        reply_to: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        asked = _Asked(key, param, isinstance(question, wire.Embed), reply_to)
         self._asked[asked_id] = asked
         try:
             writer.write(wire.encode(replace(question, id=asked_id)))
@@ -113,6 +116,10 @@ class Asking(ABC):
         for one in asked:
             if not one.reply.done():
                 one.reply.set_exception(error)
+
+    def n_computing(self) -> int:
+        """Return how many open questions the model has to run for."""
+        return sum(one.computed for one in self._asked.values())
 
     def asked_keys(self) -> Sequence[bytes]:
         """Return the content keys of the open questions."""

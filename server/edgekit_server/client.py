@@ -274,7 +274,7 @@ class EngineClient(Asking):
             await asyncio.sleep(dog.interval_s)
             # While it loads, no request can be open.
             waits = [entry.verdict.done() for entry in self._inside()]
-            waits += [True for _ in self.asked_keys()]
+            waits += [True] * self.n_computing()
             self._stalled = dog.stalled(running=any(waits), unanswered=not all(waits))
         log.error("the engine is being ended: %s", self._stalled)
         await asyncio.to_thread(end, process)

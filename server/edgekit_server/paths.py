@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-VERSIONED = frozenset({"chat", "completions", "models"})
+VERSIONED = frozenset({"chat", "completions", "models", "embeddings", "rerank"})
 """First segments that live under /v1."""
-ROOTED = frozenset({"health", "livez", "readyz", "metrics"})
+ROOTED = frozenset(
+    {"health", "livez", "readyz", "metrics", "tokenize", "detokenize", "lora-adapters"}
+)
 """First segments that live at the root."""
 PUBLIC = frozenset({"/health", "/livez", "/readyz"})
 """Paths that need no key: monitors have none, and they say nothing."""
 
-KNOWN = PUBLIC | {"/metrics", "/v1/chat/completions", "/v1/completions", "/v1/models"}
+KNOWN = PUBLIC | {
+    "/metrics", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings",
+    "/v1/rerank", "/tokenize", "/detokenize", "/lora-adapters",
+}  # fmt: skip
 
 
 def canonical(path: str) -> str:
@@ -17,6 +22,8 @@ def canonical(path: str) -> str:
     segments = [segment for segment in path.split("/") if segment]
     while segments[:2] == ["v1", "v1"]:
         segments.pop(0)
+    if segments[-1:] == ["reranking"]:  # llama-server's other name
+        segments[-1] = "rerank"
     if segments and segments[0] in VERSIONED:
         segments.insert(0, "v1")
     elif len(segments) == 2 and segments[0] == "v1" and segments[1] in ROOTED:

@@ -5,11 +5,12 @@ For tests of machinery that need real llama.cpp but no real language.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 CONTROL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]"]
 MERGES = ["a a", "aa aa", "t h", "th e", "i n", "e r", "Ġ th", "Ġ a"]
@@ -41,10 +42,16 @@ def write_model(
     head_dim: int = HEAD_DIM,
     more_control: Sequence[str] = (),
     template: str = TEMPLATE,
+    arch: str = "llama",
+    edit: Callable[[str, NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    extra: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
-    """Write the model; `quantized`: matrices in Q4_0, else F32; `n_filler`: more vocabulary."""
+    """Write the model; `quantized`: matrices in Q4_0, else F32; `n_filler`: more vocabulary.
+
+    `edit` changes a matrix, by name, after it was drawn; `extra` adds what another `arch` needs.
+    """
     rng = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, arch)
     writer.add_name("synthetic")
     writer.add_context_length(n_ctx_train)
     writer.add_embedding_length(HIDDEN)
@@ -76,6 +83,7 @@ def write_model(
 
     def add(name: str, *shape: int, gain: float = 1.0) -> None:
         data = rng.standard_normal(shape, np.float32) * np.float32(gain / np.sqrt(shape[-1]))
+        data = data if edit is None else edit(name, data)
         if quantized:
             packed = gguf.quants.quantize(data, gguf.GGMLQuantizationType.Q4_0)
             writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
@@ -98,6 +106,8 @@ def write_model(
         add(f"blk.{i}.ffn_gate.weight", FFN, HIDDEN)
         add(f"blk.{i}.ffn_up.weight", FFN, HIDDEN)
         add(f"blk.{i}.ffn_down.weight", HIDDEN, FFN)
+    if extra is not None:
+        extra(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

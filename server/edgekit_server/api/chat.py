@@ -24,6 +24,7 @@ from .choice import Choice, follow, usage_of
 from .constraints import after_reasoning, grammar_of, in_reasoning
 from .deadline import deadline_of
 from .failures import error_body
+from .lora import lora_of
 from .params import check_max_tokens, generates, sampling_of, with_bos
 from .schema import ChatRequest
 from .sse import DONE, KEEP_ALIVE, EventStream, event
@@ -116,7 +117,7 @@ async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
     if grammar is not None and not grammar.lenient:
         grammar = after_reasoning(grammar, model.spec, rendered, model.hello, thinking=thinking)
     prompt = with_bos(rendered.pieces, model.hello)
-    requests = generates(prompt, body, sampling, limit, grammar)
+    requests = generates(prompt, body, sampling, limit, grammar, lora_of(body.lora, model.hello))
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="messages", deadline_s=waits_s)
     made_id = f"chatcmpl-{uuid.uuid4().hex}"

@@ -22,6 +22,7 @@ from .choice import Choice, follow, usage_of
 from .constraints import grammar_of
 from .deadline import deadline_of
 from .failures import error_body
+from .lora import lora_of
 from .params import check_max_tokens, generates, sampling_of, with_bos
 from .schema import MAX_CHOICES, CompletionRequest, Prompt
 from .sse import DONE, KEEP_ALIVE, EventStream, event
@@ -97,11 +98,12 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
     echoes = [_echo_text(prompt) if body.echo else "" for prompt in prompts]
     sampling = sampling_of(body, model.hello, body.logprobs)
     limit = check_max_tokens(body.max_tokens, "max_tokens")
+    lora = lora_of(body.lora, model.hello)
     requests = [
         generate
         for prompt in prompts
         for generate in generates(
-            _tokenizable(prompt, body.suffix, model), body, sampling, limit, grammar
+            _tokenizable(prompt, body.suffix, model), body, sampling, limit, grammar, lora
         )
     ]
     waits_s = deadline_of(request)

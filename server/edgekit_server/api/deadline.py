@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from ..errors import RequestError
+
+T = TypeVar("T")
 
 HEADER = "x-request-timeout"
 
@@ -40,3 +45,12 @@ def timed_out() -> RequestError:
         type="timeout_error",
         code="request_timeout",
     )
+
+
+async def within(request: Request, work: Awaitable[T]) -> T:
+    """Await `work` for as long as the client will wait; RequestError 504 after that."""
+    try:
+        async with asyncio.timeout(deadline_of(request)):
+            return await work
+    except TimeoutError:
+        raise timed_out() from None

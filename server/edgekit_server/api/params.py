@@ -41,6 +41,7 @@ def generates(
     sampling: Sampling,
     max_tokens: int | None,
     grammar: Grammar | None = None,
+    lora: list[tuple[int, float]] | None = None,
 ) -> list[Generate]:
     """Return one engine request per choice; choice i samples with seed + i."""
     return [
@@ -52,6 +53,7 @@ def generates(
             cache_prompt=fields.cache_prompt is not False,
             speculate=fields.n_drafts != 0,
             grammar=grammar,
+            lora=lora,
             sampling=sampling
             if sampling.seed is None
             else replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED),

@@ -40,6 +40,14 @@ class StreamOptions(Lenient):
     include_usage: bool | None = None
 
 
+class LoraScale(Lenient):
+    """One adapter of a request, by place (llama-server's way) or by name."""
+
+    id: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
+    name: str | None = None
+    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+
 class SamplingFields(Lenient):
     """Fields that both dialects share. None, sent or not, means llama-server's default."""
 
@@ -79,6 +87,8 @@ class SamplingFields(Lenient):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    lora: Annotated[list[LoraScale], Field(max_length=64)] | None = None
+    """Adapters for this request, all others off; left out: each at its own scale."""
     cache_prompt: bool | None = None
     n_drafts: Annotated[int, Field(ge=0)] | None = Field(None, validation_alias="speculative.n_max")
     """llama-server's name. 0: guess no tokens ahead; how many else is the engine's to measure."""

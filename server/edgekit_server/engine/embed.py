@@ -176,7 +176,7 @@ class Embedder:
 
     def _end(self, slot: _Slot) -> None:
         self._slots.remove(slot)
-        if self._pooled is not None and not self.shape.whole:
+        if self._pooled is not None:  # an encoder has no memory, and does not mind
             self._pooled.context.seq_rm(slot.seq)
 
     def _begin(self) -> None:

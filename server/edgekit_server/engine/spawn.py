@@ -8,7 +8,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 from edgekit_server.config import EngineConfig
 from edgekit_server.engine import wire
@@ -61,3 +62,41 @@ def spawn(
         ours.close()
         raise
     return process, ours
+
+
+class Ahead:
+    """Starts the first child at once, so that it loads while the front imports its libraries.
+
+    Called like `spawn`; use as a context manager, which ends a child that nobody took.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        """A child that cannot be started is left to the first call, which says why."""
+        self._config = config
+        self._first: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+        if config.model_path.is_file():
+            with suppress(OSError):
+                self._first = spawn(config)
+
+    def __call__(self, config: EngineConfig) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        if self._first is None or config != self._config:
+            return spawn(config)
+        first, self._first = self._first, None
+        return first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._first is None:
+            return
+        process, sock = self._first
+        self._first = None
+        sock.close()
+        process.kill()
+        process.wait()

@@ -9,21 +9,24 @@ import json
 import sys
 from pathlib import Path
 
-from edgekit_server.app import Server
 from edgekit_server.config import EngineConfig, ServeConfig
+from edgekit_server.engine.spawn import Ahead
 
 
 def main() -> None:
     given = json.loads(sys.argv[1])
     model = Path(given["model"])
     engine = EngineConfig(model_path=model, model_id=model.stem, **given["engine"])
-    server = Server(ServeConfig(engine, port=given["port"]))
+    with Ahead(engine) as spawn:  # as edgekit_server.serve does it
+        from edgekit_server.app import Server
 
-    def say(_url: str) -> None:
-        hello = server.app.state.router.client.hello
-        print(json.dumps({"reasons": hello.reasons}), flush=True)
+        server = Server(ServeConfig(engine, port=given["port"]), spawn=spawn)
 
-    server.run(say)
+        def say(_url: str) -> None:
+            hello = server.app.state.router.client.hello
+            print(json.dumps({"reasons": hello.reasons}), flush=True)
+
+        server.run(say)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ MESSAGES: list[wire.Message] = [
     ),
     wire.Tokens(9, [1, 2]),
     wire.Pulse(7, 3),
+    wire.Embed(8, [[("a", False)], [1, 2], []], norm=-1, dimensions=3),
+    wire.Embedded(8, [b"\x00\x00\x80?"], [2]),
     wire.Fatal("bad_model", "no"),
 ]
 
