@@ -28,6 +28,8 @@ TINY_BYTES: Final = 64 * 10**6
 TINY_BUDGET_S: Final = 4.0
 BUDGET_S: Final = 20.0
 MOST_BUDGET_S: Final = 120.0
+DEEPEST: Final = 1024
+"""Tokens of context of the typical request; what is faster at ten times that may lose here."""
 FEWEST_STEPS: Final = 6
 MOST_STEPS: Final = 32
 VISITS: Final = 12
@@ -128,7 +130,7 @@ def size_load(rough_tok_s: float, seconds: float, users: int, n_ctx: int) -> Loa
     # Room for the drawn tokens, and 256 as contexts are padded.
     users = max(1, min(users, n_ctx // (128 + 256)))
     per_seq = n_ctx // users - 256
-    fast = [d for d in (2048, 1024, 512, 256) if d / rough_tok_s <= seconds / VISITS]
+    fast = [d for d in (DEEPEST, 512, 256) if d / rough_tok_s <= seconds / VISITS]
     depth = next((d for d in fast if d <= per_seq), 128)
     # Steps of a small model are short, so more of them are timed.
     n_steps = max(FEWEST_STEPS, min(MOST_STEPS, round(rough_tok_s / 200)))

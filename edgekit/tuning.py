@@ -17,7 +17,7 @@ from edgekit.plan import Plan
 from edgekit.tuned import Row, Tuned
 from edgekit.units import format_bytes
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the trials: figures of another version are measured again."""
 
 MOST_NOISE: Final = 0.15
@@ -115,12 +115,23 @@ def tune(
         facts=facts(plan, machine, file.stem, extra_bufts=extra_bufts),
         note=found.note,
     )
-    if max(choice.default.noise, choice.chosen.noise) > MOST_NOISE:
-        # Something else kept the machine busy: what holds now need not hold tomorrow.
-        note = "the machine was busy: not kept, tried again next time"
+    doubt = doubts(choice, file.stat().st_size)
+    if doubt is not None:
+        # What holds now need not hold tomorrow.
+        note = f"not kept, tried again next time: {doubt}"
         return replace(result, note="; ".join(filter(None, (found.note, note))))
     tuned.keep(folder(), result)
     return result
+
+
+def doubts(choice: autotune.Choice, file_bytes: int) -> str | None:
+    """Say why a choice is not to be kept; None: it is. A large model is not tried twice."""
+    if max(choice.default.noise, choice.chosen.noise) > MOST_NOISE:
+        return "the figures scattered, the machine was busy"
+    seldom = min(choice.default.samples, choice.chosen.samples) < 2
+    if seldom and autotune.budget_s(file_bytes) <= autotune.BUDGET_S:
+        return "there was time for one look only, the machine was busy"
+    return None
 
 
 def space_for(

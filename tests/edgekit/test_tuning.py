@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import measured_speed, paths, tuned, tuning
-from edgekit.autotune import Figures, Setting
+from edgekit.autotune import Choice, Figures, Setting
 from edgekit.catalogue import find_device, find_model
 from edgekit.deploy import predicted
 from edgekit.fit import choose, device_from_machine
@@ -205,6 +205,26 @@ def test_a_damaged_record_is_none(folder: Path) -> None:
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     tuned.keep(tmp_path / "file" / "autotune", record(plan_for()))
+
+
+@pytest.mark.parametrize(
+    ("noise", "samples", "file_bytes", "kept"),
+    [
+        (0.01, 3, 5_000_000, True),
+        (0.30, 3, 5_000_000, False),
+        (0.0, 1, 5_000_000, False),
+        (0.0, 1, 300_000_000, False),
+        (0.0, 1, 14_000_000_000, True),
+        (0.30, 3, 14_000_000_000, False),
+    ],
+)
+def test_doubtful_figures_are_not_kept(
+    noise: float, samples: int, file_bytes: int, kept: bool
+) -> None:
+    other = replace(FIGURES, noise=noise, samples=samples)
+    for default, chosen in ((FIGURES, other), (other, FIGURES)):
+        choice = Choice(OFF, chosen, default, {})
+        assert (tuning.doubts(choice, file_bytes) is None) is kept
 
 
 def test_room_for_both_layouts_of_the_weights() -> None:

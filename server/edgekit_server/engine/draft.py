@@ -15,7 +15,7 @@ from edgekit_server.errors import ConfigError
 
 LEAST_SURE = 0.6
 """A draft ends where the draft model gives its best token less than this: llama-server's idea of
-a cut, at the value that was fastest with pocket."""
+a cut; the value is a choice, not yet measured."""
 NEAR = 32
 """Tokens that may be missing from the draft model's memory when it guesses. A prompt is caught
 up with before, in pieces of one compute pass per step."""

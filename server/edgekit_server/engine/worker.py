@@ -155,7 +155,10 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             if encoder:
                 made = context
             else:
+                before = len(log.buffers())
                 made = native.Context(model, embedding.context_options(shape, context_options), log)
+                sizes = "; ".join(log.buffers()[before:])
+                sys.stderr.write(f"edgekit-server: memory for vectors: {sizes}\n")
                 stack.callback(made.close)
                 made.on_node(beat.function, beat.data)
             if adapters is not None:
