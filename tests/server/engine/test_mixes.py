@@ -41,6 +41,9 @@ class SeededPace:
     def rows(self) -> int:
         return self._rng.choice([self._most, max(1, self._most // 2), self._most])
 
+    def alone(self, n_batch: int) -> int:
+        return n_batch
+
     def learn(self, rows: int, seconds: float) -> None:
         pass
 
