@@ -87,7 +87,7 @@ def test_different_adapters_at_once_give_what_each_gives_alone(engine: Child) ->
             heard[output.id] += output.tokens
             n_open -= output.finish is not None
     assert list(heard.values()) == before
-    assert together == 2  # only the two with the same set share steps
+    assert together <= 2  # only the two with the same set may share steps
 
 
 def test_a_prefix_comes_from_the_same_set_only(engine: Child) -> None:
