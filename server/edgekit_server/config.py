@@ -48,7 +48,7 @@ class EngineConfig:
     draft_model: Path | None = None
     deadline_s: float | None = None
     """Longest life of any request, from intake; None: none."""
-    itl_target_ms: float = 100.0
+    itl_target_ms: float = 500.0
     """A prompt's chunks shrink while other sequences decode until a step takes about this."""
     adapters: tuple[Adapter, ...] = ()
     pooling: str | None = None

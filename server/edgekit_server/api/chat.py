@@ -117,7 +117,8 @@ async def _begin(request: Request, body: ChatRequest) -> tuple[Prepared, Call]:
     if grammar is not None and not grammar.lenient:
         grammar = after_reasoning(grammar, model.spec, rendered, model.hello, thinking=thinking)
     prompt = with_bos(rendered.pieces, model.hello)
-    requests = generates(prompt, body, sampling, limit, grammar, lora_of(body.lora, model.hello))
+    lora = lora_of(body.lora, model.hello)
+    requests = generates(prompt, body, sampling, limit, grammar, lora, tools=bool(tools))
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="messages", deadline_s=waits_s)
     made_id = f"chatcmpl-{uuid.uuid4().hex}"

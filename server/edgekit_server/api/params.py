@@ -42,8 +42,13 @@ def generates(
     max_tokens: int | None,
     grammar: Grammar | None = None,
     lora: list[tuple[int, float]] | None = None,
+    *,
+    tools: bool = False,
 ) -> list[Generate]:
-    """Return one engine request per choice; choice i samples with seed + i."""
+    """Return one engine request per choice; choice i samples with seed + i.
+
+    A stop string or a tool call may end an answer early: with those each token is looked at.
+    """
     return [
         Generate(
             id=0,
@@ -54,6 +59,7 @@ def generates(
             speculate=fields.n_drafts != 0,
             grammar=grammar,
             lora=lora,
+            whole=not fields.stream and not fields.stops and not tools,
             sampling=sampling
             if sampling.seed is None
             else replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED),

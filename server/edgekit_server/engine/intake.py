@@ -81,6 +81,8 @@ class Intake:
     generates: bool = True
     n_adapters: int = 0
     default_adapters: AdapterSet = NO_ADAPTERS
+    gather: Callable[[int], None] = lambda _: None
+    """Told of each answer that is read whole."""
     failure: Exception | None = None
     """What ended `run` before its time; the main thread raises it."""
     n_taken: int = 0
@@ -230,6 +232,8 @@ class Intake:
             adapters=self._adapters(message),
             speculate=message.speculate,
         )
+        if message.whole:
+            self.gather(message.id)
         self.outbox.send(wire.Accepted(message.id, len(tokens)))
         self.loop.submit(request)
 

@@ -44,7 +44,7 @@ class Loop:
         *,
         reuse: bool,
         max_queue: int,
-        itl_target_s: float = 0.1,
+        itl_target_s: float = 0.5,
         speculator: Speculator | None = None,
         kind: Kind | None = None,
         store: HostCache | None = None,
@@ -190,8 +190,8 @@ class Loop:
             self.decode_s += time.perf_counter() - began
             if code == 0:
                 outputs += self._advance(chunks, rows, began)
-                if not all(chunk.decoding for chunk in chunks):
-                    self._pace.learn(n_rows, time.perf_counter() - began)
+                decoding = all(chunk.decoding for chunk in chunks)
+                self._pace.learn(n_rows, time.perf_counter() - began, decoding=decoding)
                 self.n_steps += 1
                 self._failed_steps = 0
                 return outputs

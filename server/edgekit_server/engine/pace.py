@@ -1,8 +1,9 @@
 """How many prompt rows a step may carry while other sequences decode. Pure, learns from steps.
 
-A step's time is close to a + b x rows: `a` reads the weights once, `b` is the arithmetic of one
-row. Both are learned from the steps that were run, so that a prompt of thousands of tokens delays
-the running streams by about the target and no more, on a GPU as on a slow CPU.
+A step's time is close to a + b x rows: `a` reads the weights and the running sequences' KV, `b`
+is the arithmetic of one row. Both come from the steps that were run: a prompt of thousands of
+tokens then delays the running streams by about the target, but never pays `a` so often that it
+loses more than a twentieth of its own speed.
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ QUANTUM = 32
 """Chunks are multiples of this: equal row counts keep llama.cpp's graph and fill its tiles."""
 ALONE_S = 1.0
 """Longest step while only prompts are computed."""
-FORGET = 0.9
-"""Weight that earlier steps keep at each new one."""
+LEAST_EFFICIENCY = 0.95
+"""Share of a full pass's tokens per second that a smaller chunk must keep."""
+NEW = 0.2
+"""Weight of the newest step in the averages."""
 
 
 class Pace:
-    """Running least-squares line through (rows, seconds) of recent steps, older ones fading."""
+    """The line through two averages: steps that only decode, and steps with prompt rows."""
 
     def __init__(self, target_s: float, most: int) -> None:
         """`most`: rows of one compute pass, the chunk when nothing is known yet."""
         self._target_s = target_s
         self._most = most
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self._decoding: tuple[float, float] | None = None
+        self._mixed: tuple[float, float] | None = None
 
-    def learn(self, rows: int, seconds: float) -> None:
-        """Take note of one step with prompt rows in it."""
-        self._n = self._n * FORGET + 1.0
-        self._x = self._x * FORGET + rows
-        self._y = self._y * FORGET + seconds
-        self._xx = self._xx * FORGET + rows * rows
-        self._xy = self._xy * FORGET + rows * seconds
+    def learn(self, rows: int, seconds: float, *, decoding: bool) -> None:
+        """Take note of one step; `decoding`: it had no prompt rows."""
+        if decoding:
+            self._decoding = _average(self._decoding, rows, seconds)
+        else:
+            self._mixed = _average(self._mixed, rows, seconds)
 
     def rows(self) -> int:
-        """Return the rows that take about the target, at least one quantum, at most one pass."""
+        """Return the rows of a step in which something decodes: a quantum to one pass."""
         return self._within(self._target_s, self._most)
 
     def alone(self, n_batch: int) -> int:
@@ -44,13 +47,30 @@ class Pace:
         return self._within(ALONE_S, n_batch)
 
     def _within(self, target_s: float, most: int) -> int:
-        if self._n == 0.0:
+        if self._mixed is None:
             return most
-        spread = self._n * self._xx - self._x * self._x
-        slope = (self._n * self._xy - self._x * self._y) / spread if spread > 1e-6 else 0.0
-        if slope <= 0.0:  # one size so far, or noise: take the whole time as the rows' own
-            slope, start = self._y / self._x, 0.0
-        else:
-            start = max(0.0, (self._y - slope * self._x) / self._n)
-        fits = int((target_s - start) / slope) if slope > 0.0 else most
-        return min(most, max(QUANTUM, fits // QUANTUM * QUANTUM))
+        start, slope = self._line(*self._mixed)
+        if slope <= 0.0:
+            return most
+        fits = (target_s - start) / slope
+        pays = LEAST_EFFICIENCY * most * slope / (start + most * slope)
+        least = start * pays / (slope * (1.0 - pays))
+        return min(most, max(QUANTUM, _quanta(fits), _quanta(least + QUANTUM - 1)))
+
+    def _line(self, rows: float, seconds: float) -> tuple[float, float]:
+        """Return (a, b); the whole time is the rows' own while no other point is known."""
+        at, base_s = self._decoding or (0.0, 0.0)
+        if rows <= at or seconds <= base_s:
+            return 0.0, seconds / rows
+        slope = (seconds - base_s) / (rows - at)
+        return max(0.0, seconds - slope * rows), slope
+
+
+def _average(old: tuple[float, float] | None, rows: float, seconds: float) -> tuple[float, float]:
+    if old is None:
+        return rows, seconds
+    return old[0] + NEW * (rows - old[0]), old[1] + NEW * (seconds - old[1])
+
+
+def _quanta(rows: float) -> int:
+    return int(rows) // QUANTUM * QUANTUM

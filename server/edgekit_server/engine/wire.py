@@ -68,6 +68,8 @@ class Generate:
     """False: no drafts for this request, whatever the engine does by default."""
     deadline_s: float | None = None
     """Seconds from intake after which the request ends with finish `timeout`."""
+    whole: bool = False
+    """True: nobody reads the answer before its end, so its outputs may come in lots."""
     context_shift: bool = False
     """True: when the context is full, forget its middle and go on instead of ending."""
     lora: list[tuple[int, float]] | None = None

@@ -36,6 +36,7 @@ from edgekit_server.engine.embed import Embedder
 from edgekit_server.engine.intake import Intake, Outbox
 from edgekit_server.engine.loop import Loop
 from edgekit_server.engine.options import ContextOptions, ModelOptions
+from edgekit_server.engine.outlet import Outlet
 from edgekit_server.engine.pooled import Pooled
 from edgekit_server.engine.pulse import Heart, NodeBeat
 from edgekit_server.engine.tokenizer import STACK_BYTES, Tokenizer
@@ -167,10 +168,11 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
 
         embedder = Embedder(shape, vectors, outbox.send)
         max_queue = 8 * config.n_seq_max if config.max_queue is None else config.max_queue
+        outlet = Outlet(outbox.send)
         loop = Loop(
             context,
             tables,
-            outbox.send,
+            outlet,
             reuse=not encoder,
             kind=Kind(unified, model.n_swa, model.is_recurrent),
             store=store,
@@ -193,6 +195,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             generates=not encoder,
             n_adapters=len(config.adapters),
             default_adapters=default_adapters,
+            gather=outlet.gather,
         )
         threading.stack_size(STACK_BYTES)
         thread = threading.Thread(target=intake.run, name="intake", daemon=True)

@@ -44,7 +44,7 @@ class SeededPace:
     def alone(self, n_batch: int) -> int:
         return n_batch
 
-    def learn(self, rows: int, seconds: float) -> None:
+    def learn(self, rows: int, seconds: float, *, decoding: bool) -> None:
         pass
 
 
