@@ -23,10 +23,11 @@ MAX_REMEMBERED = 1024
 def content_key(request: wire.Generate) -> bytes:
     """Return a digest of what the engine computes for a request.
 
-    Its id, seed and deadline are left out: choices of one request and retries are the same work.
+    Its id, seed, deadline and way of delivery are left out: choices of one request and retries
+    are the same work.
     """
     sampling = replace(request.sampling, seed=None)
-    plain = replace(request, id=0, sampling=sampling, deadline_s=None)
+    plain = replace(request, id=0, sampling=sampling, deadline_s=None, whole=False)
     return blake2b(wire.encode(plain), digest_size=16).digest()
 
 

@@ -25,7 +25,7 @@ MOST_ACTIVE = 8
 MARGIN = 1.03
 """Drafts must promise this much more speed."""
 FIRST_CREDIT = 0.75
-INCOME = 0.01
+INCOME = 0.004
 """Credit that each step without drafts brings, up to FIRST_CREDIT: how rarely it tries again."""
 MOST_CREDIT = 8.0
 PRIOR = {
