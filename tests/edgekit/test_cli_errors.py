@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -273,7 +272,7 @@ def test_the_death_of_the_converter_is_an_error(
             os.truncate(shard, 4096)
     else:
         child.send_signal(signal.Signals[how])
-    with suppress(psutil.NoSuchProcess):  # a stopped process dies of SIGKILL at once
+    with contextlib.suppress(psutil.NoSuchProcess):  # a stopped process dies of SIGKILL at once
         child.resume()
     _, error = process.communicate(timeout=60)
     assert process.returncode == exit_code, error
