@@ -86,6 +86,10 @@ class StepCosts:
         """Whether this number of rows was measured: what drafts cost is told from that."""
         return len(self._ratios.get(rows, ())) >= LEAST
 
+    def tried(self, rows: int) -> bool:
+        """Whether any step of more rows was measured; without one, what they cost is a guess."""
+        return any(n > rows for n in self._shape)
+
     def seconds(self, rows: int) -> float:
         """Return what a step of this many rows takes; 0.0 while nothing is measured."""
         return self._level * self.of(rows) if self._shape else 0.0

@@ -167,6 +167,8 @@ class Speculator:
         n_active = len(requests)
         if not 0 < n_active <= MOST_ACTIVE or room <= 0 or not self.costs.knows(n_active):
             return {}
+        if not self.costs.tried(n_active):
+            room = 1  # a row may cost more than a step here: one is enough to find out
         extra = self.costs.added(n_active, MOST_ROWS)
         found: list[tuple[Wanting, Drafter, array[int], int]] = []
         for request in requests:

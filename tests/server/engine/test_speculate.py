@@ -222,12 +222,9 @@ def play(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.2, 0.5, 1.0]), st.integers(4, 2000))
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.2, 0.5, 1.0, 2.0]), st.integers(4, 2000))
 def test_never_below_097_on_what_cannot_be_guessed(seed: int, slope: float, n_words: int) -> None:
-    """Random tokens of a small vocabulary: matches everywhere, and all by chance.
-
-    A row never costs more than a step of its own: where it cost two, the loss would reach 4.5 %.
-    """
+    """Random tokens of a small vocabulary: matches everywhere, and all by chance."""
     rng = random.Random(seed)
     prompt = [rng.randrange(n_words) for _ in range(300)]
     answers = [[rng.randrange(n_words) for _ in range(128)] for _ in range(4)]
