@@ -36,6 +36,11 @@ METHOD: tuple[tuple[str, str], ...] = (
         "From handing the request to an open connection until bytes are read: queue, tokenizing, "
         "prefill, decode and the way there and back are inside; connecting and parsing are not.",
     ),
+    (
+        "Drafts",
+        "Asked to be off (speculative.n_max 0): answers to random prompts repeat themselves, so "
+        "guessing ahead would look better than it is on real text.",
+    ),
     ("TTFT", "Send to first token."),
     (
         "ITL",

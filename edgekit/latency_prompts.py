@@ -57,7 +57,8 @@ def request_body(model: str, prompt: Prompt, output_tokens: int) -> dict[str, ob
 
     Prompts of words may begin alike, so for them the server is asked to keep its cache out of it
     (`cache_prompt`, which llama-server and edgekit know; others ignore it, and the count of
-    cached tokens tells).
+    cached tokens tells). Drafts are turned off the same way: the answers to random prompts repeat
+    themselves, and guessing them right says nothing of real text.
     """
     cache = {"cache_prompt": False} if isinstance(prompt, str) else {}
     return {
@@ -67,6 +68,7 @@ def request_body(model: str, prompt: Prompt, output_tokens: int) -> dict[str, ob
         "max_tokens": output_tokens,
         "temperature": 0,
         "ignore_eos": True,
+        "speculative.n_max": 0,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }

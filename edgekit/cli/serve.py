@@ -9,6 +9,7 @@ import typer
 
 from edgekit.cli import output
 from edgekit.cli.options import DEFAULT_USERS, Host, Json, Port, keys_option
+from edgekit.units import MIB
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +27,23 @@ def register(app: typer.Typer) -> None:
         extra_bufts: Annotated[
             bool, typer.Option(help="Repacked and AMX weights; off for a build that crashes.")
         ] = True,
+        kv_mode: Annotated[
+            str, typer.Option(help="unified: one KV memory for all; streams: a share each; auto.")
+        ] = "auto",
+        host_cache_mib: Annotated[
+            int, typer.Option(min=0, help="RAM for the KV of conversations that lost their place.")
+        ] = 0,
+        disk_cache: Annotated[
+            Path | None,
+            typer.Option(help="Folder that keeps such KV over restarts; it holds your prompts."),
+        ] = None,
+        draft_model: Annotated[
+            Path | None,
+            typer.Option(help="A small GGUF of the same vocabulary that guesses ahead."),
+        ] = None,
+        adapter: Annotated[
+            list[Path] | None, typer.Option(help="A LoRA adapter as GGUF; may be given repeatedly.")
+        ] = None,
         canary: Annotated[
             bool, typer.Option(help="First decode a few tokens in a child, to find a bad build.")
         ] = True,
@@ -54,6 +72,7 @@ def register(app: typer.Typer) -> None:
             extra_bufts = survives_extra_bufts(file, gpu_layers)
         from edgekit_server import EngineConfig, ServeConfig
         from edgekit_server import serve as run
+        from edgekit_server.config import Adapter
 
         config = ServeConfig(
             engine=EngineConfig(
@@ -64,6 +83,12 @@ def register(app: typer.Typer) -> None:
                 n_gpu_layers=gpu_layers,
                 n_threads=threads,
                 use_extra_bufts=extra_bufts,
+                kv_mode=kv_mode,
+                host_cache_bytes=host_cache_mib * MIB,
+                disk_cache=disk_cache,
+                speculation="draft" if draft_model else "auto",
+                draft_model=draft_model,
+                adapters=tuple(Adapter(path.stem, path) for path in adapter or ()),
             ),
             host=host,
             port=port,

@@ -309,6 +309,8 @@ class EngineClient(Asking):
                     entry.verdict.set_exception(rejection(message, self.hello, entry.param))
             case wire.Hello():
                 self.hello = message
+                for what, reason in message.reasons.items():
+                    log.info("%s: %s", what, reason)
                 self._set_state(State.READY)
             case wire.Fatal():
                 self._fatal = message

@@ -234,33 +234,6 @@ def test_a_folder_of_ones_own_under_a_name_of_its_own(cli: Cli) -> None:
     assert (ready["model"], ready["store_hit"]) == ("mine", False)
 
 
-def test_serve_serves_one_file_until_it_is_told_to_stop(cli: Cli) -> None:
-    port = str(free_port())
-    with subprocess.Popen(
-        cli.command("serve", gguf(cli), "--model-id", "p", "--port", port, "--json"),
-        env=cli.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        lines: list[str] = []
-        while not lines or lines[-1] not in ("}\n", ""):
-            lines.append(process.stdout.readline())
-        record = json.loads("".join(lines))
-        assert record["url"] == f"http://127.0.0.1:{port}/v1"
-        assert httpx.get(f"{record['url']}/models").json()["data"][0]["id"] == "p"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-
-
-def gguf(cli: Cli) -> Path:
-    target = cli.home / "p.gguf"
-    assert cli.run("quantize", POCKET, target, "--filetype", "Q4_0").returncode == 0
-    return target
-
-
 def test_predictions_for_more_users_than_sequences(tmp_path: Path) -> None:
     rows = predicted(plan_on("a10", tmp_path, "mistral-3-small", users=2), (1, 2, 4)).rows
     one, two, four = (row.decode_tok_s for row in rows)

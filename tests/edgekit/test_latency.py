@@ -71,6 +71,7 @@ def test_lengths_are_the_servers_count_and_prompts_never_repeat() -> None:
     first = [prompt[0] for prompt in prompts if isinstance(prompt, list)]
     assert len(set(first)) >= len(first) - 1  # calibration draws from its own deck
     assert all(body["ignore_eos"] is True for body in manners.seen)
+    assert all(body["speculative.n_max"] == 0 for body in manners.seen)
 
 
 def test_added_bos_is_taken_out_of_the_prompt() -> None:

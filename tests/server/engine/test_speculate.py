@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -242,8 +243,8 @@ def test_copies_with_changes_pay(slope: float, least: float) -> None:
         for token in prompt:
             answer += [4000, 4001, 4002] if rng.random() < 0.02 else [token]
         answers.append(answer)
-    speed, _ = play(answers, prompt, slope)
-    assert speed > least
+    speeds = [play(answers, prompt, slope, seed)[0] for seed in range(9)]
+    assert statistics.median(speeds) > least, speeds
 
 
 def test_switched_off_when_rows_cost_a_step_each() -> None:
