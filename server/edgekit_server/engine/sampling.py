@@ -21,7 +21,7 @@ from edgekit_server.engine.chooser import Way
 from edgekit_server.engine.chooser import seed_for as seed_for
 from edgekit_server.engine.logprobs import LogSoftmax
 from edgekit_server.engine.pool import Pool
-from edgekit_server.engine.shortlist import Shortlist, shortlists
+from edgekit_server.engine.shortlist import Shortlist, shortlist
 from edgekit_server.engine.wire import TopToken
 
 POOL_FROM = 1 << 18
@@ -88,9 +88,8 @@ def _look_ahead(logits: native.Logits, jobs: Sequence[_Job]) -> None:
             for job in run:
                 job.largest = list(islice(largest, len(job.rows)))
         elif way is Way.SHORT:
-            lists = iter(shortlists(logits[start:end], top))
             for job in run:
-                job.lists = list(islice(lists, len(job.rows)))
+                job.lists = [shortlist(row, top) for row in job.rows]
         start = end
 
 
@@ -150,16 +149,16 @@ class _Job:
         llama-server does the same. Tokens that may come keep their chances relative to one
         another; only top_k, top_p and the like may have cut by the unmasked row.
         """
-        row, chooser, shortlist = self.rows[n], self.chooser, self.lists[n]
-        if shortlist.tied and not shortlist.broken:
+        row, chooser, best = self.rows[n], self.chooser, self.lists[n]
+        if best.tied and not best.broken:
             return self._whole(n)
-        token = None if shortlist.broken else chooser.draw(row, shortlist)
+        token = None if best.broken else chooser.draw(row, best)
         if token is not None and self._forbids(token):
             self._mask(n)
-            (shortlist,) = shortlists(row[None], chooser.top)
-            if shortlist.tied and not shortlist.broken:
+            best = shortlist(row, chooser.top)
+            if best.tied and not best.broken:
                 return chooser.draw_whole(self._context, self._ask.row + n)
-            token = None if shortlist.broken else chooser.draw(row, shortlist)
+            token = None if best.broken else chooser.draw(row, best)
         if token is not None:
             chooser.took(token)
         return token

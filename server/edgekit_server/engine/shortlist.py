@@ -1,6 +1,6 @@
-"""The largest logits of many rows at once, exact, several times faster than sorting for them.
+"""The largest logits of a row, exact, several times faster than sorting for them.
 
-Each row is cut into SPLIT parts laid over one another, so that column j holds logits j, j + w,
+The row is cut into SPLIT parts laid over one another, so that column j holds logits j, j + w,
 j + 2w, ... The k-th largest of the columns' peaks is a bar that at least k logits reach, and
 only the columns that reach it need looking at: about k of thousands. The one pass over the
 whole row, taking the peaks, runs as fast as memory delivers it.
@@ -8,12 +8,13 @@ whole row, taking the peaks, runs as fast as memory delivers it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float32]
+Row = NDArray[np.float32]
 
 SPLIT = 32
 """Parts of a row. Fewer: more columns to sort; more: more logits per column to look at."""
@@ -27,7 +28,7 @@ class Shortlist:
     """A row's largest finite logits, in falling order; `ids` and `logits` of equal length."""
 
     ids: NDArray[np.int64]
-    logits: Rows
+    logits: Row
     broken: bool
     """The row's maximum is no finite number: NaN in it, an infinity, or nothing allowed."""
     tied: bool
@@ -39,42 +40,35 @@ def suits(n_vocab: int, k: int) -> bool:
     return n_vocab // SPLIT >= max(COLUMNS_PER_TOP * k, SPLIT)
 
 
-def shortlists(rows: Rows, k: int) -> list[Shortlist]:
-    """Return the k largest logits of each row of a (n, n_vocab) view; `suits` must hold.
+def shortlist(row: Row, k: int) -> Shortlist:
+    """Return the k largest logits of a row; `suits` must hold.
 
     Minus infinities are left out, so there may be fewer; of a broken or tied row there may be
     any number.
     """
-    n, n_vocab = rows.shape
-    width = n_vocab // SPLIT
+    width = len(row) // SPLIT
     whole = SPLIT * width
-    grid = rows[:, :whole].reshape(n, SPLIT, width)
-    rest = rows[:, whole:]  # shorter than SPLIT
-    peaks = grid.max(axis=1)
-    np.maximum(peaks[:, : n_vocab - whole], rest, out=peaks[:, : n_vocab - whole])
-    broken = ~np.isfinite(peaks.max(axis=1))
-    bars = np.maximum(np.partition(peaks, width - k, axis=1)[:, width - k], _LOWEST)[:, None]
-    hot = np.flatnonzero(peaks >= bars)  # over all rows: nonzero() of two axes is much slower
-    at, column = hot // width, hot % width
-    crowded = np.bincount(at, minlength=n) > k  # only by columns whose peaks equal the bar
-    if crowded.any():
-        at, column = at[~crowded[at]], column[~crowded[at]]
-    values = grid[at, :, column]
-    high = np.flatnonzero(values >= bars[at])
-    pair, part = high // SPLIT, high % SPLIT
-    owner, ids, logits = at[pair], part * width + column[pair], values.ravel()[high]
-    if whole < n_vocab:
-        rest_at, rest_column = np.nonzero(rest >= bars)
-        owner = np.concatenate((owner, rest_at))
-        ids = np.concatenate((ids, whole + rest_column))
-        logits = np.concatenate((logits, rest[rest_at, rest_column]))
-    order = np.lexsort((-logits, owner))
-    owner, ids, logits = owner[order], ids[order], logits[order]
-    starts = np.searchsorted(owner, np.arange(n + 1)).tolist()
-    same = np.flatnonzero((logits[1:] == logits[:-1]) & (owner[1:] == owner[:-1])).tolist()
-    lists: list[Shortlist] = []
-    for i in range(n):
-        start, end = starts[i], min(starts[i] + k, starts[i + 1])
-        tied = bool(crowded[i]) or any(start <= j < end for j in same)
-        lists.append(Shortlist(ids[start:end], logits[start:end], bool(broken[i]), tied))
-    return lists
+    grid = row[:whole].reshape(SPLIT, width)
+    rest = row[whole:]  # shorter than SPLIT
+    peaks = grid.max(axis=0)
+    if len(rest):
+        np.maximum(peaks[: len(rest)], rest, out=peaks[: len(rest)])
+    highest = np.partition(peaks, width - k)[width - k :]
+    bar = max(highest[0], _LOWEST)
+    hot = (peaks >= bar).nonzero()[0]
+    broken = not math.isfinite(highest.max())
+    if broken or len(hot) > k:  # too many only by columns whose peaks equal the bar
+        return Shortlist(hot[:0], row[:0], broken, tied=not broken)
+    values = grid[:, hot].ravel()
+    high = (values >= bar).nonzero()[0]
+    logits = values[high]
+    part, column = np.divmod(high, len(hot))
+    ids = part * width + hot[column]
+    if len(rest) and len(more := (rest >= bar).nonzero()[0]):
+        ids = np.concatenate((ids, whole + more))
+        logits = np.concatenate((logits, rest[more]))
+    order = (-logits).argsort()
+    ids, logits = ids[order], logits[order]
+    near = logits[: k + 1]
+    tied = bool((near[1:] == near[:-1]).any())
+    return Shortlist(ids[:k], logits[:k], broken, tied)
