@@ -18,10 +18,16 @@ from .api import (
     chat,
     completions,
     embeddings,
+    fim,
     health,
+    llamacpp,
     lora,
+    messages,
     models,
+    ollama,
+    page,
     rerank,
+    responses,
     tokens,
 )
 from .api.failures import install
@@ -68,7 +74,10 @@ def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
     app.state.router = router
     app.state.metrics = Metrics()
     install(app)
-    for part in (chat, completions, embeddings, rerank, tokens, lora, models, health):
+    for part in (
+        chat, completions, responses, messages, ollama, llamacpp, fim,
+        embeddings, rerank, tokens, lora, models, health, page,
+    ):  # fmt: skip
         app.include_router(part.routes)
     app.add_middleware(Guard, config=config, metrics=app.state.metrics)
     return app

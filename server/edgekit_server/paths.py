@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-VERSIONED = frozenset({"chat", "completions", "models", "embeddings", "rerank"})
+VERSIONED = frozenset(
+    {"chat", "completions", "models", "embeddings", "rerank", "responses", "messages", "fim"}
+)
 """First segments that live under /v1."""
 ROOTED = frozenset(
     {"health", "livez", "readyz", "metrics", "tokenize", "detokenize", "lora-adapters"}
+    | {"infill", "props", "apply-template", "completion", "api"}
 )
 """First segments that live at the root."""
 PUBLIC = frozenset({"/health", "/livez", "/readyz"})
@@ -13,7 +16,10 @@ PUBLIC = frozenset({"/health", "/livez", "/readyz"})
 
 KNOWN = PUBLIC | {
     "/metrics", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings",
-    "/v1/rerank", "/tokenize", "/detokenize", "/lora-adapters",
+    "/v1/rerank", "/tokenize", "/detokenize", "/lora-adapters", "/", "/infill", "/props",
+    "/apply-template", "/completion", "/v1/fim/completions", "/v1/messages",
+    "/v1/messages/count_tokens", "/v1/responses", "/api/version", "/api/tags", "/api/show",
+    "/api/ps", "/api/chat", "/api/generate", "/api/embed", "/api/embeddings",
 }  # fmt: skip
 
 
@@ -26,7 +32,7 @@ def canonical(path: str) -> str:
         segments[-1] = "rerank"
     if segments and segments[0] in VERSIONED:
         segments.insert(0, "v1")
-    elif len(segments) == 2 and segments[0] == "v1" and segments[1] in ROOTED:
+    elif segments[:1] == ["v1"] and segments[1:2] and segments[1] in ROOTED:
         segments.pop(0)
     return "/" + "/".join(segments)
 

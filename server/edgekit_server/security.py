@@ -113,7 +113,7 @@ class Guard:
         try:
             self._check(path, headers, origin)
         except RequestError as error:
-            await error_response(error)(scope, receive, send_on)
+            await error_response(error, path)(scope, receive, send_on)
             return
         await self._app(scope, receive, send_on)
 

@@ -30,7 +30,7 @@ async def readyz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
     if router.client.failure is not None:
         return JSONResponse(error_body(router.client.failure), 503)
-    return error_response(not_ready(router.client.state))
+    return error_response(not_ready(router.client.state), request.url.path)
 
 
 @routes.get("/metrics")

@@ -1,0 +1,7 @@
+"""Ollama's dialect: /api/*."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+routes = APIRouter()
