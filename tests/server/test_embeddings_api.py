@@ -163,7 +163,8 @@ def test_adapters_are_listed_and_asked_for(http: httpx.Client, folder: Path) -> 
 
 def test_a_model_without_a_head_cannot_rerank(http: httpx.Client) -> None:
     reply = http.post("/v1/rerank", json={"query": "a", "documents": ["b"]})
-    assert reply.status_code == 501
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "not_supported"
     assert "cannot rerank" in reply.json()["error"]["message"]
 
 

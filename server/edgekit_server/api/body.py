@@ -55,11 +55,14 @@ async def read_model(request: Request, kind: type[M]) -> M:
 
 
 def body_document(kind: type[BaseModel]) -> dict[str, object]:
-    """Return what the OpenAPI document says about a body that `read_model` reads."""
-    # The id makes the schema a resource of its own, so that its `#/$defs/...` resolve in it.
-    schema = {"$id": f"/schemas/{kind.__name__}", **kind.model_json_schema()}
+    """Return what the OpenAPI document says about a body that `read_model` reads.
+
+    `document.py` moves the schema's parts to where its references point.
+    """
+    schema = kind.model_json_schema(ref_template=f"#/components/schemas/{kind.__name__}.{{model}}")
     content = {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}
+    streams = "stream" in kind.model_fields
+    return {"requestBody": {"required": True, "content": content}, "x-streams": streams}
 
 
 def invalid(error: ValidationError) -> RequestError:

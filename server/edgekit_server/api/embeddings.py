@@ -66,11 +66,10 @@ async def embeddings(request: Request) -> Response:
 
 
 def vectors_of(model: Model) -> Vectors:
-    """Return how the model makes vectors; RequestError 501 when the engine makes none."""
+    """Return how the model makes vectors; RequestError when the engine makes none: a 400,
+    since clients would repeat a 5xx."""
     if model.hello.vectors is None:
-        raise RequestError(
-            "this engine makes no vectors", status=501, code="not_supported", param="model"
-        )
+        raise RequestError("this engine makes no vectors", code="not_supported", param="model")
     return model.hello.vectors
 
 

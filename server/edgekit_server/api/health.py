@@ -33,7 +33,7 @@ async def readyz(request: Request) -> Response:
     return error_response(not_ready(router.client.state), request.url.path)
 
 
-@routes.get("/metrics")
+@routes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
     client = request.app.state.router.client

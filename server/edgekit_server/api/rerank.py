@@ -54,8 +54,6 @@ async def rerank(request: Request) -> Response:
         raise RequestError(
             "this model cannot rerank: it has no head that scores a query with a document. Use a "
             "reranking model, such as bge-reranker or Qwen3-Reranker",
-            status=501,
-            type="not_supported_error",
             code="not_supported",
             param="model",
         )
