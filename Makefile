@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup deploy test test-slow check format bench bench-serve wheel clean
+.PHONY: help setup deploy test test-slow check format bench bench-serve clients wheel clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -40,6 +40,9 @@ bench: setup ## Measure; prints ratios, asserts no time
 
 bench-serve: setup ## Measure the server beside llama-server; see tests/benchmarks/serve
 	$(PY) -m tests.benchmarks.serve
+
+clients: setup ## Run the real coding agents against the server; see tests/clients
+	$(PY) -m tests.clients
 
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation

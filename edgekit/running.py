@@ -48,8 +48,8 @@ def announced(folder: Path, running: Running) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def find(folder: Path, wanted: str) -> Running | None:
-    """Return the live deployment of a model, or at an address; the newest of several.
+def find(folder: Path, wanted: str | None) -> Running | None:
+    """Return the live deployment of a model, at an address, or (None) any; the newest of several.
 
     Files of deployments that were killed are skipped: their process is gone.
     """
@@ -57,7 +57,7 @@ def find(folder: Path, wanted: str) -> Running | None:
         running = _read(file)
         if running is None or not _alive(running.pid, -_age(file)):
             continue
-        if wanted == running.head.model or _same_place(wanted, running.url):
+        if wanted in (None, running.head.model) or _same_place(wanted or "", running.url):
             return running
     return None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,11 +16,29 @@ from edgekit.preflight import local_url
 
 if TYPE_CHECKING:
     from edgekit.plan import Plan
+    from edgekit.report.record import LatencyRecord
+    from edgekit_server import ServeConfig
 
 READY_TIMEOUT_S: Final = 900.0
 """A 50 GB model from a slow disk; a hung load is noticed by a person long before."""
 
 FIRST_TOKEN_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """One model that a server is to run. Empty `roles`: whatever it can do."""
+
+    plan: Plan
+    file: Path
+    use_extra_bufts: bool = True
+    roles: tuple[str, ...] = ()
+    pinned: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the memory that holds the layers, as planned."""
+        return self.plan.choice.plan.parts[0].total
 
 
 class Server:
@@ -27,33 +48,25 @@ class Server:
     """
 
     def __init__(
-        self, plan: Plan, file: Path, *, use_extra_bufts: bool = True, api_keys: Sequence[str] = ()
+        self,
+        models: Sequence[Hosted],
+        *,
+        api_keys: Sequence[str] = (),
+        memory_budget_bytes: int | None = None,
     ) -> None:
+        """The first model is the one that is measured; the budget is for all that are loaded."""
         from edgekit.serve_child import to_request
-        from edgekit.tuning import engine_options
-        from edgekit_server import EngineConfig, ServeConfig
 
+        plan = models[0].plan
         self.url = local_url(plan.host, plan.port)
         self.model = plan.card.id
         self._key = api_keys[0] if api_keys else None
         self.log = paths.data_dir() / "logs" / f"{plan.card.id}-{plan.port}.log"
-        engine = EngineConfig(
-            model_path=file,
-            model_id=plan.card.id,
-            n_ctx=plan.choice.n_ctx,
-            n_seq_max=plan.choice.users,
-            n_gpu_layers=plan.choice.n_gpu_layers,
-            **{"use_extra_bufts": use_extra_bufts, **engine_options(plan.tuned)},  # type: ignore[arg-type]
-        )
-        config = ServeConfig(
-            engine=engine,
-            host=plan.host,
-            port=plan.port,
-            api_keys=tuple(api_keys),
-            aliases=plan.card.aliases,
-        )
+        self.report = paths.data_dir() / "pages" / f"{plan.card.id}-{plan.port}.json"
+        config = config_of(models, api_keys, memory_budget_bytes, self.report)
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.report.unlink(missing_ok=True)
             with self.log.open("wb") as log:
                 self.process = child.start("edgekit.serve_child", to_request(config), log)
         except OSError as error:
@@ -70,6 +83,22 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         child.stop(self.process)
+        with contextlib.suppress(OSError):
+            self.report.unlink(missing_ok=True)
+
+    def hand_over(self, record: LatencyRecord) -> None:
+        """Let the server's page show this report from now on.
+
+        Raises CannotCreateError or IoFailedError when it cannot be written.
+        """
+        from edgekit.report import to_json
+        from edgekit.store import write_durably
+
+        try:
+            self.report.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os(error) from error
+        write_durably(self.report, json.dumps(to_json(record)).encode())
 
     def wait_ready(self) -> None:
         """Return when the model answers.
@@ -85,12 +114,15 @@ class Server:
         if "ready" not in self._answer:
             raise self.failure()
 
-    def first_token(self) -> None:
-        """Ask for one token, so that "ready" is a fact. Raises EngineFailedError."""
+    def first_token(self, model: str | None = None) -> None:
+        """Ask a model (None: the first) for one token, so that "ready" is a fact.
+
+        Raises EngineFailedError.
+        """
         import httpx
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        body = {"model": self.model, "prompt": "def ", "max_tokens": 1}
+        body = {"model": model or self.model, "prompt": "def ", "max_tokens": 1}
         try:
             # A proxy of the environment has no business between us and our own child.
             with httpx.Client(trust_env=False, timeout=FIRST_TOKEN_TIMEOUT_S) as client:
@@ -136,3 +168,55 @@ class Server:
         except ValueError:
             pass  # the pipe was closed by `child.stop`
         self._answered.set()
+
+
+def config_of(
+    models: Sequence[Hosted],
+    api_keys: Sequence[str],
+    memory_budget_bytes: int | None,
+    report: Path | None = None,
+) -> ServeConfig:
+    """Return the server's settings: of several models, those are loaded at start that fit."""
+    from edgekit.several import loaded_at_start
+    from edgekit.tuning import engine_options
+    from edgekit_server import EngineConfig, ServeConfig
+    from edgekit_server.config import ModelConfig
+
+    sizes = {m.plan.card.id: m.memory_bytes for m in models}
+    first = [m.plan.card.id for i, m in enumerate(models) if i == 0 or m.pinned]
+    at_start = loaded_at_start(sizes, first, memory_budget_bytes)
+    configs = []
+    for hosted in models:
+        choice, name = hosted.plan.choice, hosted.plan.card.id
+        options = {
+            "use_extra_bufts": hosted.use_extra_bufts,
+            **engine_options(hosted.plan.tuned),
+        }
+        engine = EngineConfig(
+            model_path=hosted.file,
+            model_id=name,
+            n_ctx=choice.n_ctx,
+            n_seq_max=choice.users,
+            n_gpu_layers=choice.n_gpu_layers,
+            **options,  # type: ignore[arg-type]
+        )
+        configs.append(
+            ModelConfig(
+                engine,
+                aliases=hosted.plan.card.aliases,
+                roles=hosted.roles,
+                pinned=hosted.pinned,
+                preload=name in at_start,
+                memory_bytes=sizes[name],
+            )
+        )
+    plan = models[0].plan
+    return ServeConfig(
+        engine=configs[0].engine,
+        host=plan.host,
+        port=plan.port,
+        api_keys=tuple(api_keys),
+        models=tuple(configs),
+        memory_budget_bytes=memory_budget_bytes if len(models) > 1 else None,
+        report=report,
+    )

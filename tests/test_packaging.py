@@ -31,6 +31,8 @@ def test_top_level_is_the_four_packages(wheel: Path) -> None:
     assert not [n for n in names if "pocket_recipe" in n or n.startswith("tests")]
     assert "edgekit_profiles/pocket/model.safetensors.index.json" in names
     assert "edgekit_server/chat/specs/mistral-v13.toml" in names
+    web = ROOT / "server" / "edgekit_server" / "web"
+    assert {f"edgekit_server/web/{file.name}" for file in web.iterdir()} <= set(names)
 
 
 def test_an_installed_wheel_plans_without_a_compiler(wheel: Path, tmp_path: Path) -> None:

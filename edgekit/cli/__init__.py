@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgekit import __version__
-from edgekit.cli import bench, deploy, doctor, engine, fit, models, probe, quantize, serve
+from edgekit.cli import bench, connect, deploy, doctor, engine, fit, models, probe, quantize, serve
 from edgekit.cli.output import fail
 from edgekit.errors import EdgekitError, UsageError, from_foreign
 
@@ -25,7 +25,7 @@ HELP = """Deploy open-weight language models on your own hardware, with or witho
     edgekit fit mistral-3-small       what fits this machine, and why
 """
 INTERRUPTED = 128 + signal.SIGINT
-MODULES = (deploy, fit, probe, models, quantize, serve, bench, engine, doctor)
+MODULES = (deploy, fit, probe, models, quantize, serve, connect, bench, engine, doctor)
 
 
 def build() -> typer.Typer:

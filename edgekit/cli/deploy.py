@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,20 +21,26 @@ from edgekit.cli.options import (
     Port,
     Source,
     Users,
-    device_for,
     keys_option,
-    model_and_filetype,
 )
+from edgekit.cli.targets import Target, make, models_wanted
 
 if TYPE_CHECKING:
+    from edgekit.deploy import Kept, Proof
     from edgekit.machine import Machine
     from edgekit.plan import Plan, Step
+    from edgekit.report.record import LatencyRecord
 
 
 def register(app: typer.Typer) -> None:
     @app.command(short_help="Deploy a model on this machine and measure it.")
     def deploy(
-        model: Annotated[str, typer.Argument(help="Model, as `name` or `name:FILETYPE`.")],
+        model: Annotated[
+            list[str] | None,
+            typer.Argument(
+                help="Models, as `name` or `name:FILETYPE`. Default: [models] in config."
+            ),
+        ] = None,
         source: Source = None,
         filetype: FileTypeOption = None,
         users: Users = DEFAULT_USERS,
@@ -62,7 +68,9 @@ def register(app: typer.Typer) -> None:
         stay: Annotated[bool, typer.Option(help="Serve until Ctrl-C after measuring.")] = True,
         json: Json = False,
     ) -> None:
-        """Choose a file type, convert, verify, serve and measure a model on this machine.
+        """Choose a file type, convert, verify, serve and measure models on this machine.
+
+        Several models share the memory and one port, and answer to their names.
 
         Example: edgekit deploy pocket
         """
@@ -74,24 +82,26 @@ def register(app: typer.Typer) -> None:
         if not dry_run:
             check_installed("numpy", "llama_cpp", "fastapi", "uvicorn", "msgpack", "jinja2")
             check_endpoint(host, port, keys)
-        plan, machine = make(
-            model, source, filetype, users, ctx, offload, host, port, device, dry_run, tune
-        )
+        wanted = models_wanted(model or [], source, filetype, users, ctx, offload)
+        targets, machine, budget = make(wanted, host, port, device, dry_run, tune)
         if dry_run and json:
             from edgekit.plan import as_record
 
-            output.emit(as_record(plan))
+            first, *others = (as_record(target.plan) for target in targets)
+            output.emit({**first, "others": others} if others else first)
             return
         if not json:
-            describe(plan, machine)
+            describe(targets, machine)
         if dry_run:
-            show_steps(plan.steps)
+            for target in targets:
+                show_steps(target.plan.steps, target.plan.card.id if len(targets) > 1 else None)
             return
         run(
-            plan,
+            targets,
             machine,
             keys,
             started,
+            budget=budget,
             load=load_levels if measure else [],
             requests=requests,
             tune=tune,
@@ -100,57 +110,28 @@ def register(app: typer.Typer) -> None:
         )
 
 
-def make(
-    model: str,
-    source: Path | None,
-    filetype: str | None,
-    users: int,
-    ctx: int | None,
-    offload: int | None,
-    host: str,
-    port: int,
-    device: str,
-    dry_run: bool,
-    tune: bool,
-) -> tuple[Plan, Machine | None]:
-    """Choose and plan. Raises UsageError when a foreign device is to be deployed to."""
-    from edgekit import deploy, paths
-    from edgekit.catalogue import find_device
-    from edgekit.errors import UsageError
-    from edgekit.fit import choose
-    from edgekit.plan import make_plan
-    from edgekit.source import card_for
-    from edgekit.store import Store
-
-    name, wanted = model_and_filetype(model, filetype)
-    card = card_for(name, source)
-    if not dry_run and find_device(device).id != "this":
-        raise UsageError(
-            f"cannot deploy to {find_device(device).name} from here",
-            code="other_device",
-            hint="add --dry-run to see its plan, or leave --device out",
-        )
-    target, machine = device_for(device)
-    choice = choose(card, target, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload)
-    store = Store(paths.store_dir())
-    plan = make_plan(card, target, choice, store, host=host, port=port, folder=source, tune=tune)
-    if not dry_run and plan.entry is None and plan.weights is None:
-        raise deploy.weights_missing(plan)
-    return plan, machine
-
-
-def describe(plan: Plan, machine: Machine | None) -> None:
+def describe(targets: list[Target], machine: Machine | None) -> None:
     """Print what was found and chosen, why, and the most that can come of it."""
     from edgekit.cli.probe import lines
-    from edgekit.plan import ceiling, others
-    from edgekit.report import ceiling_line
 
     if machine is None:
-        output.say("Device", plan.device.name)
+        output.say("Device", targets[0].plan.device.name)
     else:
         for label, text in lines(machine):
             if label in ("Machine", "GPU", "Warning"):
                 output.say(label, text)
+    for target in targets:
+        if target.beside is not None:
+            output.say("Model", f"{target.plan.card.id} · {target.beside}")
+        describe_choice(target.plan)
+    print(flush=True)
+
+
+def describe_choice(plan: Plan) -> None:
+    """Print what was chosen for one model, and why."""
+    from edgekit.plan import ceiling, others
+    from edgekit.report import ceiling_line
+
     choice, licence = plan.choice, plan.card.licence
     text = f"{choice.filetype} · {output.context(choice.n_ctx, choice.users)}"
     if plan.device.memory_kind != "shared":
@@ -168,13 +149,14 @@ def describe(plan: Plan, machine: Machine | None) -> None:
     use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}
     output.say("Licence", (licence.spdx or licence.name) + use[licence.commercial_use])
     output.say("Ceiling", ceiling_line(ceiling(plan)))
-    print(flush=True)
 
 
-def show_steps(steps: tuple[Step, ...]) -> None:
-    """Print what would be done, one line a step."""
+def show_steps(steps: tuple[Step, ...], model: str | None = None) -> None:
+    """Print what would be done, one line a step; `model` where there are several."""
     from edgekit.units import format_bytes
 
+    if model is not None:
+        print(model)
     for step in steps:
         size = format_bytes(step.bytes) if step.bytes is not None else ""
         mark = "done" if step.done else "todo"
@@ -185,54 +167,83 @@ def show_steps(steps: tuple[Step, ...]) -> None:
 
 
 def run(
-    plan: Plan,
+    targets: list[Target],
     machine: Machine | None,
     keys: list[str],
     started: float,
     *,
+    budget: int | None,
     load: list[int],
     requests: int,
     tune: bool,
     stay: bool,
     json: bool,
 ) -> None:
-    """Carry out the plan, print the report, then serve until Ctrl-C."""
+    """Carry out the plans, print the reports, then serve until Ctrl-C."""
     from edgekit import deploy, paths, running
-    from edgekit.report import render_text, to_json
-    from edgekit.serving import Server
+    from edgekit.serving import Hosted, Server
     from edgekit.store import Store
 
     with output.StepLines(quiet=json) as watch:
-        file = deploy.obtain(plan, Store(paths.store_dir()), watch)
-        proof = deploy.verify(plan, file, watch)
-        plan = deploy.informed(plan, machine, proof)
-        if tune:
-            plan, proof = deploy.tune(plan, machine, proof, file, watch)
-            if not json:
-                show_tuning(plan)
+        hosted: list[Hosted] = []
+        proofs: list[Proof] = []
+        for target in targets:
+            plan = target.plan
+            if target.beside is not None and not json:
+                print(plan.card.id)
+            file = deploy.obtain(plan, Store(paths.store_dir()), watch)
+            proof = deploy.verify(plan, file, watch)
+            plan = deploy.informed(plan, machine, proof)
+            if tune:
+                plan, proof = deploy.tune(plan, machine, proof, file, watch)
+                if not json:
+                    show_tuning(plan)
+            wanted = target.wanted
+            hosted.append(Hosted(plan, file, proof.use_extra_bufts, wanted.roles, wanted.pinned))
+            proofs.append(proof)
+        plan = hosted[0].plan
         watch.begin("serve", "loading")
-        with Server(plan, file, use_extra_bufts=proof.use_extra_bufts, api_keys=keys) as server:
+        with Server(hosted, api_keys=keys, memory_budget_bytes=budget) as server:
             server.wait_ready()
             server.first_token()
             ready_s = time.monotonic() - started
             watch.end("serve", f"ready on {server.url}/v1, first token after {ready_s:.1f} s")
             here = running.Running(server.process.pid, server.url, deploy.head(plan))
+            server.hand_over(here.head)
             with running.announced(paths.running_dir(), here):
-                if load:
+                records: list[dict[str, object]] = []
+                for number, (model, proof) in enumerate(zip(hosted, proofs, strict=True)):
+                    if not load:
+                        records.append(deploy.ready_record(model.plan, server, ready_s))
+                        continue
+                    if number:
+                        server.first_token(model.plan.card.id)
                     record = deploy.measure(
-                        plan, server, watch, users=load, requests=requests, api_keys=keys
+                        model.plan, server, watch, users=load, requests=requests, api_keys=keys
                     )
-                    kept = deploy.keep(plan, proof, record, ready_s=ready_s)
-                    if json:
-                        output.emit({**to_json(record), "tuning": deploy.tuning_record(plan)})
-                    else:
-                        print("\n" + render_text(record, output.WIDTH))
-                        output.say("Report", str(kept.html))
-                        output.say("Receipt", str(kept.receipt))
-                elif json:
-                    output.emit(deploy.ready_record(plan, server, ready_s))
+                    if len(hosted) > 1:  # what was seen is of all models together
+                        record = replace(record, peak_memory_bytes=None)
+                    kept = deploy.keep(model.plan, proof, record, ready_s=ready_s)
+                    if not number:
+                        server.hand_over(record)
+                    records.append(report(model.plan, record, kept, quiet=json))
+                if json:
+                    first, *others = records
+                    output.emit({**first, "others": others} if others else first)
                 if stay:
                     serve_on(server, quiet=json)
+
+
+def report(plan: Plan, record: LatencyRecord, kept: Kept, *, quiet: bool) -> dict[str, object]:
+    """Print what was measured of one model; return it for --json."""
+    from edgekit import deploy
+    from edgekit.report import render_text, to_json
+
+    if not quiet:
+        print("\n" + render_text(record, output.WIDTH))
+        output.say("Report", str(kept.html))
+        output.say("Receipt", str(kept.receipt))
+    return {**to_json(record), "tuning": deploy.tuning_record(plan)}
 
 
 def show_tuning(plan: Plan) -> None:

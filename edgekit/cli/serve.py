@@ -1,22 +1,44 @@
-"""`edgekit serve`: one GGUF on an OpenAI-compatible endpoint."""
+"""`edgekit serve`: GGUF files on one endpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.cli import output
 from edgekit.cli.options import DEFAULT_USERS, Host, Json, Port, keys_option
-from edgekit.units import MIB
+from edgekit.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from edgekit_server import EngineConfig
 
 
 def register(app: typer.Typer) -> None:
-    @app.command(short_help="Serve a GGUF file.")
+    @app.command(short_help="Serve GGUF files.")
     def serve(
-        file: Annotated[Path, typer.Argument(help="A GGUF file.")],
-        model_id: Annotated[str | None, typer.Option(help="Name that clients ask for.")] = None,
+        file: Annotated[list[Path], typer.Argument(help="GGUF files; each is a model.")],
+        model_id: Annotated[
+            list[str] | None,
+            typer.Option(help="Name that clients ask for; one per file, in order."),
+        ] = None,
+        role: Annotated[
+            list[str] | None,
+            typer.Option(help="NAME=chat, completion, embeddings or rerank; may be repeated."),
+        ] = None,
+        pin: Annotated[
+            list[str] | None, typer.Option(help="Model that is loaded at start and stays.")
+        ] = None,
+        memory_budget: Annotated[
+            float | None,
+            typer.Option(min=0.1, help="GiB for loaded models; others make room for a new one."),
+        ] = None,
+        idle_unload: Annotated[
+            float | None,
+            typer.Option(min=0.1, help="Minutes after which an unused one is unloaded."),
+        ] = None,
         host: Host = "127.0.0.1",
         port: Port = 8484,
         api_key: Annotated[list[str] | None, keys_option("SERVE")] = None,
@@ -49,60 +71,124 @@ def register(app: typer.Typer) -> None:
         ] = True,
         json: Json = False,
     ) -> None:
-        """Serve a GGUF file until Ctrl-C.
+        """Serve GGUF files until Ctrl-C. The first is loaded at start, others when asked for.
 
         Example: edgekit serve model.gguf --ctx 32768 --users 4
         """
         import logging
         import sys
 
-        from edgekit.errors import MissingInputError
         from edgekit.preflight import check_endpoint, check_installed
+        from edgekit.several import named, roles_of
 
-        keys, name = tuple(api_key or ()), model_id or file.stem
-        if not file.is_file():
-            raise MissingInputError(
-                f"there is no file {file}",
-                code="model_missing",
-                hint="edgekit quantize makes one from a checkpoint, edgekit deploy does it all",
-            )
+        keys = tuple(api_key or ())
+        names = names_of(file, model_id or (), one_only=bool(draft_model or adapter))
+        roles = roles_of(role or (), names)
+        pinned = named(pin or (), names, "--pin")
         check_endpoint(host, port, keys)
         check_installed("fastapi", "uvicorn", "llama_cpp")
-        if canary and extra_bufts:
-            extra_bufts = survives_extra_bufts(file, gpu_layers)
         from edgekit_server import EngineConfig, ServeConfig
         from edgekit_server import serve as run
-        from edgekit_server.config import Adapter
+        from edgekit_server.config import Adapter, ModelConfig
 
-        config = ServeConfig(
-            engine=EngineConfig(
-                model_path=file,
+        engines = [
+            EngineConfig(
+                model_path=path,
                 model_id=name,
                 n_ctx=ctx,
                 n_seq_max=users,
                 n_gpu_layers=gpu_layers,
                 n_threads=threads,
-                use_extra_bufts=extra_bufts,
+                use_extra_bufts=extra_bufts
+                and (not canary or survives_extra_bufts(path, gpu_layers)),
                 kv_mode=kv_mode,
                 host_cache_bytes=host_cache_mib * MIB,
                 disk_cache=disk_cache,
                 speculation="draft" if draft_model else "auto",
                 draft_model=draft_model,
                 adapters=tuple(Adapter(path.stem, path) for path in adapter or ()),
-            ),
+            )
+            for path, name in zip(file, names, strict=True)
+        ]
+        config = ServeConfig(
+            engine=engines[0],
             host=host,
             port=port,
             api_keys=keys,
+            models=tuple(
+                ModelConfig(
+                    engine,
+                    roles=roles.get(engine.model_id, ()),
+                    pinned=engine.model_id in pinned,
+                    memory_bytes=None if memory_budget is None else bytes_of(engine),
+                )
+                for engine in engines
+            ),
+            memory_budget_bytes=None if memory_budget is None else round(memory_budget * GIB),
+            idle_unload_s=None if idle_unload is None else idle_unload * 60,
         )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
         def ready(url: str) -> None:
             if json:
-                output.emit({"schema": "edgekit.serve/1", "url": f"{url}/v1", "model": name})
+                record: dict[str, object] = {"schema": "edgekit.serve/1", "url": f"{url}/v1"}
+                output.emit({**record, "model": names[0], "models": names})
             else:
                 sys.stderr.write(f"ready on {url}/v1 · Ctrl-C stops\n")
 
         run(config, on_ready=ready)
+
+
+def names_of(files: Sequence[Path], given: Sequence[str], *, one_only: bool) -> list[str]:
+    """Return a name for each file: the one given, else the file's own.
+
+    Raises MissingInputError for a file that is not there, UsageError for names that do not fit
+    the files, or several files where `one_only` is allowed.
+    """
+    from edgekit.errors import MissingInputError, UsageError
+
+    for path in files:
+        if not path.is_file():
+            raise MissingInputError(
+                f"there is no file {path}",
+                code="model_missing",
+                hint="edgekit quantize makes one from a checkpoint, edgekit deploy does it all",
+            )
+    if one_only and len(files) > 1:
+        raise UsageError(
+            "--draft-model and --adapter belong to one model, and several files are given",
+            code="one_model_only",
+            hint="serve that model on a port of its own",
+        )
+    if len(given) > len(files):
+        raise UsageError(f"{len(given)} names for {len(files)} files", code="too_many_names")
+    names = [*given, *(path.stem for path in files[len(given) :])]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two models would have the same name: {', '.join(names)}",
+            code="same_name",
+            hint="give each file a name, in order: --model-id A --model-id B",
+        )
+    return names
+
+
+def bytes_of(engine: EngineConfig) -> int:
+    """Ask the engine what a model takes while loaded: its buffers and its process.
+
+    Raises what `dry_load` raises.
+    """
+    from edgekit.budget import host_overhead
+    from edgekit.dryload import dry_load
+
+    found = dry_load(
+        engine.model_path,
+        n_ctx=engine.n_ctx,
+        n_seq_max=engine.n_seq_max,
+        n_gpu_layers=engine.n_gpu_layers,
+        use_extra_bufts=engine.use_extra_bufts,
+    )
+    buffers = sum(found.weights.values()) + found.kv + sum(found.compute.values()) + found.output
+    return buffers + engine.host_cache_bytes + host_overhead(0)
 
 
 def survives_extra_bufts(file: Path, gpu_layers: int) -> bool:

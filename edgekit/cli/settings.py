@@ -31,7 +31,7 @@ def read_settings(group: TyperGroup) -> dict[str, dict[str, object]]:
     known = {name: _options(command.params) for name, command in group.commands.items()}
     found: dict[str, dict[str, object]] = {}
     for file in dict.fromkeys((SYSTEM_FILE, paths.config_dir() / "config.toml")):
-        for name, table in _tables(file).items():
+        for name, table in read_tables(file).items():
             if name not in known:
                 raise _unknown(file, f"[{name}] names no command", name, known)
             if not isinstance(table, dict):
@@ -41,6 +41,8 @@ def read_settings(group: TyperGroup) -> dict[str, dict[str, object]]:
                     hint="put options under the name of their command",
                 )
             for key, value in table.items():
+                if name == "models" and isinstance(value, dict):
+                    continue  # a model to deploy, see model_table.py
                 option = key.replace("-", "_")
                 if option not in known[name]:
                     what = f"[{name}] has no option {key!r}"
@@ -61,7 +63,8 @@ def _options(params: Iterable[object]) -> dict[str, bool]:
     }
 
 
-def _tables(file: Path) -> dict[str, object]:
+def read_tables(file: Path) -> dict[str, object]:
+    """Return what a file holds, nothing if it is not there. Raises ConfigError."""
     try:
         return tomllib.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):

@@ -30,11 +30,16 @@ from .api import (
     responses,
     tokens,
 )
+from .api.document import install_document
+from .api.early import EarlyStreams
 from .api.failures import install
+from .api.responses_store import ResponseStore
 from .client import Spawn
 from .config import ServeConfig
 from .errors import ConfigError, ModelMissingError, PortInUseError
+from .holding import Holding
 from .metrics import Metrics
+from .roles import check_models
 from .router import Router
 from .security import Guard, check_exposure
 
@@ -48,9 +53,9 @@ IDLE_CONNECTION_S = 75
 
 
 def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
-    """Return the application; the engine child starts and stops with its lifespan.
+    """Return the application; the engine children start and stop with its lifespan.
 
-    `spawn` starts the engine child; the default is `engine.spawn.spawn`.
+    `spawn` starts an engine child; the default is `engine.spawn.spawn`.
     """
     if spawn is None:
         from .engine.spawn import spawn as spawn_engine
@@ -73,12 +78,16 @@ def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
     app.state.config = config
     app.state.router = router
     app.state.metrics = Metrics()
+    app.state.responses = ResponseStore()
     install(app)
+    install_document(app)
     for part in (
         chat, completions, responses, messages, ollama, llamacpp, fim,
         embeddings, rerank, tokens, lora, models, health, page,
     ):  # fmt: skip
         app.include_router(part.routes)
+    app.add_middleware(EarlyStreams)
+    app.add_middleware(Holding)
     app.add_middleware(Guard, config=config, metrics=app.state.metrics)
     return app
 
@@ -90,8 +99,10 @@ class Server:
         """Check the settings and take the port. Raises ConfigError, ModelMissingError,
         PortInUseError; nothing heavy has happened by then."""
         check_exposure(config)
-        if not config.engine.model_path.is_file():
-            raise ModelMissingError(f"there is no file {config.engine.model_path}")
+        check_models(config)
+        for model in config.served():
+            if not model.engine.model_path.is_file():
+                raise ModelMissingError(f"there is no file {model.engine.model_path}")
         self.config = config
         self._socket = bind(config.host, config.port)
         self.url = _url(self._socket)
@@ -113,8 +124,8 @@ class Server:
     def run(self, on_ready: Callable[[str], object] | None = None) -> None:
         """Serve until SIGINT, SIGTERM or `stop`.
 
-        `on_ready(url)` is called in a thread of its own once the model is loaded, so it may use
-        the server. Raises what kept the model from loading, or what `on_ready` raised.
+        `on_ready(url)` is called in a thread of its own once the models of the start are loaded,
+        so it may use the server. Raises what kept one from loading, or what `on_ready` raised.
         """
         try:
             asyncio.run(self._run(on_ready))
@@ -139,7 +150,8 @@ class Server:
     async def _watch(self, on_ready: Callable[[str], object] | None) -> None:
         try:
             await self.app.state.router.wait_settled()
-            log.info("serving %s at %s", self.config.engine.model_id, self.url)
+            names = ", ".join(model.engine.model_id for model in self.config.served())
+            log.info("serving %s at %s", names, self.url)
             if on_ready is not None:
                 await asyncio.to_thread(on_ready, self.url)
         except Exception:

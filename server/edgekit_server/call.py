@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .engine.wire import Output
-from .errors import ServerError
+from .errors import RequestError, ServerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,10 @@ class Call:
         self._queue: asyncio.Queue[Arrival] = asyncio.Queue()
         self._live: dict[int, int] = {}
         self.n_prompt: list[int] = []
+        self.began = time.monotonic()
+        """When it was made, to be handed to the engine."""
+        self.superseded = False
+        """Whether a newer request of the client cut the answer short."""
 
     @property
     def live(self) -> bool:
@@ -52,6 +57,18 @@ class Call:
         for choice in wanted:
             self._forget(self._live.pop(choice))
 
+    def supersede(self) -> None:
+        """Stop all choices; each ends as if it had reached its limit. Harmless when finished."""
+        for index, request_id in list(self._live.items()):
+            self.superseded = True
+            self._forget(request_id)
+            self.put(index, Output(request_id, [], [], finish="length"))
+
+    def check(self) -> None:
+        """Raise the 499 of a superseded call: for answers that are sent whole."""
+        if self.superseded:
+            raise superseded()
+
     def add(self, index: int, request_id: int) -> None:
         self._live[index] = request_id
 
@@ -62,3 +79,13 @@ class Call:
         if isinstance(output, ServerError) or output.finish is not None:
             del self._live[index]
         self._queue.put_nowait(Arrival(index, output))
+
+
+def superseded() -> RequestError:
+    """Return the 499 of a request that a newer one of its client has made useless."""
+    return RequestError(
+        "a newer fill-in-the-middle request of this client took its place",
+        status=499,
+        type="request_superseded",
+        code="request_superseded",
+    )

@@ -70,8 +70,10 @@ class EngineClient(Asking):
         spawn: Spawn,
         max_backoff_s: float = 30.0,
         watchdog_s: float | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
-        """`watchdog_s`: how long the child may get nothing done; None: for ever."""
+        """`watchdog_s`: how long the child may get nothing done; None: for ever. `suspects`:
+        what killed earlier children of this model."""
         super().__init__()
         self.config = config
         self.state = State.LOADING
@@ -81,7 +83,7 @@ class EngineClient(Asking):
         self.process: subprocess.Popen[bytes] | None = None
         self._spawn = spawn
         self._max_backoff_s = max_backoff_s
-        self._suspects = Suspects()
+        self._suspects = Suspects() if suspects is None else suspects
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._leaving: dict[int, _Open] = {}

@@ -57,14 +57,45 @@ class EngineConfig:
     """The most tokens of a text to be embedded. Costs KV memory from the first one on."""
 
 
+ROLES = ("chat", "completion", "embeddings", "rerank")
+"""What a model is there for. Requests that name no model go to the first one of their role."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One of a server's models, and how it shares the memory with the others."""
+
+    engine: EngineConfig
+    aliases: tuple[str, ...] = ()
+    """Other names that clients may ask for the model by."""
+    roles: tuple[str, ...] = ()
+    """Of ROLES; none: whatever the model can do."""
+    preload: bool = False
+    """Load at start. The first model always is."""
+    pinned: bool = False
+    """Loaded at start, never unloaded."""
+    memory_bytes: int | None = None
+    """What it takes while loaded, as predicted; needed where there is a memory budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
     engine: EngineConfig
+    """The first model's."""
     host: str = "127.0.0.1"
     port: int = 8484
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     aliases: tuple[str, ...] = ()
-    """Other names that clients may ask for the model by."""
+    """Of the model, where there is one only."""
+    models: tuple[ModelConfig, ...] = ()
+    """All models where there are several; the first one has `engine`. Empty: `engine` alone."""
+    memory_budget_bytes: int | None = None
+    """What loaded models may take together; None: no limit, and none makes room for another."""
+    idle_unload_s: float | None = None
+    """An unpinned model that nobody used for so long is unloaded until somebody asks for it."""
+    load_wait_s: float = 240.0
+    """How long a request waits for its model to find room, and again for it to load, before it
+    gets a 503."""
     max_body_bytes: int = 32 * 1024 * 1024
     keepalive_s: float = 10.0
     """A comment line is sent on a silent stream this often."""
@@ -73,3 +104,9 @@ class ServeConfig:
     """An engine that gets nothing done for so long while requests are open is restarted; None:
     never. A finished graph node counts as done, and the longest one of a 24-billion-parameter
     model (512 rows through one matrix) takes half a minute on the slowest CPU that can hold it."""
+    report: Path | None = None
+    """A latency report (`edgekit.bench/1`) for the page to show; read anew whenever it changes."""
+
+    def served(self) -> tuple[ModelConfig, ...]:
+        """Return all models, the first one first."""
+        return self.models or (ModelConfig(self.engine, aliases=self.aliases, preload=True),)

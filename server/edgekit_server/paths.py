@@ -8,14 +8,22 @@ VERSIONED = frozenset(
 """First segments that live under /v1."""
 ROOTED = frozenset(
     {"health", "livez", "readyz", "metrics", "tokenize", "detokenize", "lora-adapters"}
-    | {"infill", "props", "apply-template", "completion", "api"}
+    | {"infill", "props", "apply-template", "completion", "api", "status"}
 )
 """First segments that live at the root."""
-PUBLIC = frozenset({"/health", "/livez", "/readyz"})
-"""Paths that need no key: monitors have none, and they say nothing."""
+PAGE = frozenset({"/"}) | {
+    f"/web/{name}"
+    for name in (
+        "page.css", "page.js", "api.js", "dom.js", "live.js", "report.js", "play.js", "clients.js",
+    )
+}  # fmt: skip
+"""The page for people and its files: the same on every server, nothing of this one in them."""
+PUBLIC = PAGE | {"/health", "/livez", "/readyz"}
+"""Paths that need no key: monitors have none, the page asks for it, and they say nothing."""
 
 KNOWN = PUBLIC | {
-    "/metrics", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings",
+    "/metrics", "/status", "/status/report",
+    "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings",
     "/v1/rerank", "/tokenize", "/detokenize", "/lora-adapters", "/", "/infill", "/props",
     "/apply-template", "/completion", "/v1/fim/completions", "/v1/messages",
     "/v1/messages/count_tokens", "/v1/responses", "/api/version", "/api/tags", "/api/show",
@@ -41,4 +49,6 @@ def label(path: str) -> str:
     """Return a canonical path for metrics: few values, whatever clients ask for."""
     if path in KNOWN:
         return path
+    if path.startswith("/v1/responses/"):
+        return "/v1/responses/{id}"
     return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"

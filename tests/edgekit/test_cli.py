@@ -20,7 +20,7 @@ from tests.support.cli import POCKET, ROOT, Cli
 
 COMMANDS = (
     *("deploy", "fit", "probe", "models", "devices"),
-    *("quantize", "serve", "bench", "engine", "doctor"),
+    *("quantize", "serve", "connect", "bench", "engine", "doctor"),
 )
 
 

@@ -106,6 +106,9 @@ def test_a_deployment_answers_and_ends_in_order(cli: Cli) -> None:
         )
         assert answer.status_code == 200
         assert answer.json()["usage"]["completion_tokens"] >= 1
+        shown = httpx.get(f"{record['url']}/status/report").json()
+        assert (shown["schema"], shown["model"], shown["rows"]) == ("edgekit.bench/1", "pocket", [])
+        assert shown["predicted"]["rows"]
         files = list((cli.data / "running").iterdir())
         assert [f.name for f in files] == [f"{record['pid']}.json"]
         process.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ def test_fields_are_true_and_enough(server: Server) -> None:
     model = httpx.get(f"{server.url}/models").json()["data"][0]
     assert model["max_model_len"] == model["context_length"] == 2048
     assert model["status"] == {"value": "loaded"}
-    assert "meta" not in model
+    assert model["meta"]["n_ctx"] == 2048  # its presence calls for /props and /apply-template
 
 
 @pytest.mark.parametrize("path", ["health", "livez", "readyz", "v1/health"])

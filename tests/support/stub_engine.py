@@ -77,6 +77,7 @@ class StubEngine:
     load_s: float = 0.0
     fatal: str | None = None
     """Instead of Hello: a Fatal with this code."""
+    n_ctx_seq: int = 2048
 
     def spawn(self, config: EngineConfig) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
@@ -85,6 +86,7 @@ class StubEngine:
             "log": str(self.log),
             "load_s": self.load_s,
             "fatal": self.fatal,
+            "n_ctx_seq": self.n_ctx_seq,
         }
         paths = os.pathsep.join([str(ROOT), str(ROOT / "server")])
         with theirs:
@@ -198,7 +200,7 @@ def main(fd: int) -> None:
             n_vocab=4096,
             n_ctx_train=8192,
             n_ctx=8192,
-            n_ctx_seq=2048,
+            n_ctx_seq=script["n_ctx_seq"],
             n_seq_max=4,
             chat_template=TEMPLATE,
             bos="<s>",

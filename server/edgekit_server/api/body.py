@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from ..errors import RequestError
+from ..holding import present
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -48,10 +49,15 @@ async def read_model(request: Request, kind: type[M]) -> M:
     body = await read_body(request, request.app.state.config.max_body_bytes)
     try:
         if len(body) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(kind.model_validate_json, body)
-        return kind.model_validate_json(body)
+            read = await asyncio.to_thread(kind.model_validate_json, body)
+        else:
+            read = kind.model_validate_json(body)
     except ValidationError as error:
         raise invalid(error) from None
+    holder = present()
+    if holder is not None:
+        holder.streams = getattr(read, "stream", None) is True
+    return read
 
 
 def body_document(kind: type[BaseModel]) -> dict[str, object]:

@@ -20,7 +20,11 @@ class Choice:
     index: int
     parser: Parser
     n_tokens: int = 0
+    n_reasoning: int = 0
+    """Those of `n_tokens` that were reasoning, its markers included."""
     n_cached: int = 0
+    prefill_ms: float | None = None
+    """The engine's own figure: from admission to the first token."""
     finish: str | None = None
     logprobs: list[tuple[TopToken, list[TopToken]]] = field(default_factory=list)
     """Not yet delivered: the chosen token and the best ones."""
@@ -36,6 +40,7 @@ class Choice:
         if output.finish == "timeout":
             raise timed_out()
         self.n_cached += output.n_cached or 0
+        self.prefill_ms = output.prefill_ms if self.prefill_ms is None else self.prefill_ms
         events, n_fed = self._feed(output)
         self.n_tokens += n_fed
         tops = output.top_logprobs or [[] for _ in output.logprobs]
@@ -49,7 +54,9 @@ class Choice:
         """Give the parser tokens until it needs no more; what came after a stop never was."""
         events: list[Event] = []
         for n_fed, piece in enumerate(output.pieces, start=1):
+            reasoning = self.parser.reasoning
             events += self.parser.feed([piece])
+            self.n_reasoning += reasoning or self.parser.reasoning
             if self.parser.done:
                 return events, n_fed
         return events, len(output.pieces)
@@ -73,6 +80,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return OpenAI's form, the cached count always there."""
@@ -90,6 +98,7 @@ def usage_of(call: Call, choices: Sequence[Choice], per_prompt: int) -> Usage:
         prompt_tokens=sum(call.n_prompt[::per_prompt]),
         completion_tokens=sum(choice.n_tokens for choice in choices),
         cached_tokens=sum(choice.n_cached for choice in choices[::per_prompt]),
+        reasoning_tokens=sum(choice.n_reasoning for choice in choices),
     )
 
 
@@ -101,7 +110,7 @@ async def follow(
     Raises the ServerError that ended the call. The engine stops working on a choice as soon as
     its parser needs no more.
     """
-    timer = metrics.timer(call.n_prompt)
+    timer = metrics.timer(call.n_prompt, call.began)
     try:
         while not all(choice.ended() for choice in choices):
             arrival = await call.next(keepalive_s)

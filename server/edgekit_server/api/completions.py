@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from ..call import Call
 from ..chat.family import PLAIN
 from ..chat.fim import fim_pieces
+from ..chat.middle import Middle
 from ..chat.parser import Event, Parser, Text
 from ..engine.wire import Piece, TopToken
 from ..errors import RequestError, ServerError
@@ -23,6 +24,7 @@ from .constraints import grammar_of
 from .deadline import deadline_of
 from .failures import error_body
 from .lora import lora_of
+from .newest import newest
 from .params import check_max_tokens, generates, sampling_of, with_bos
 from .schema import MAX_CHOICES, CompletionRequest, Prompt
 from .sse import DONE, KEEP_ALIVE, EventStream, event
@@ -46,9 +48,13 @@ class Prepared:
 async def completions(request: Request) -> Response:
     """Continue text, or fill in between `prompt` and `suffix`."""
     body = await read_model(request, CompletionRequest)
-    prepared, call = await while_connected(request, _begin(request, body))
+    begin = _begin(request, body)
+    if body.suffix:
+        (prepared, call), _ = await newest(request, begin, lambda begun: begun[1])
+    else:
+        prepared, call = await while_connected(request, begin)
     n_choices = len(prepared.echoes) * (body.n or 1)
-    choices = [Choice(i, Parser(PLAIN, stop=body.stops, tools=False)) for i in range(n_choices)]
+    choices = [Choice(i, _parser(body)) for i in range(n_choices)]
     if body.stream:
         return EventStream(_stream(prepared, call, choices, request), call.cancel)
     texts = [_echo(prepared, choice) for choice in choices]
@@ -62,6 +68,7 @@ async def completions(request: Request) -> Response:
         await while_connected(request, collect())
     finally:
         call.cancel()
+    call.check()
     return JSONResponse(
         {
             **_head(prepared),
@@ -82,7 +89,8 @@ async def completions(request: Request) -> Response:
 
 
 async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, Call]:
-    model: Model = await request.app.state.router.model(body.model)
+    role = "fim" if body.suffix else "completion"
+    model: Model = await request.app.state.router.model(body.model, role=role)
     grammar = grammar_of(body)
     if body.best_of is not None and body.best_of > (body.n or 1):
         raise RequestError(
@@ -100,7 +108,8 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
     limit = check_max_tokens(body.max_tokens, "max_tokens")
     lora = lora_of(body.lora, model.hello)
     requests = [
-        generate
+        # The parser ends a middle at its first control token, so it must see each one.
+        replace(generate, whole=generate.whole and not body.suffix)
         for prompt in prompts
         for generate in generates(
             _tokenizable(prompt, body.suffix, model), body, sampling, limit, grammar, lora
@@ -109,6 +118,12 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="prompt", deadline_s=waits_s)
     return Prepared(body, model, echoes, f"cmpl-{uuid.uuid4().hex}", int(time.time())), call
+
+
+def _parser(body: CompletionRequest) -> Parser:
+    if body.suffix:
+        return Middle(stop=body.stops)
+    return Parser(PLAIN, stop=body.stops, tools=False)
 
 
 def _prompts(prompt: Prompt) -> list[str | list[int]]:

@@ -14,6 +14,7 @@ from functools import partial
 from fastapi import Request
 
 from ..call import Call
+from ..chat.adapt import adapted
 from ..chat.normalise import normalise
 from ..chat.parser import Event, Parser, merge
 from ..chat.template import Rendered
@@ -105,9 +106,15 @@ async def prompt_of(request: Request, body: ChatRequest) -> Prompt:
     thinking = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None
     if thinking is None and body.reasoning_effort == "none":
         thinking = False
-    render = partial(model.template.render, enable_thinking=thinking)
+    render = partial(
+        model.template.render,
+        enable_thinking=thinking,
+        reasoning_effort=body.reasoning_effort,
+        context=dict(model.spec.context),
+    )
+    shown = [tool.shown for tool in tools]
     rendered = await asyncio.to_thread(
-        lambda: render(normalise(body.messages), [tool.shown for tool in tools])
+        lambda: render(*adapted(normalise(body.messages), shown, model.spec))
     )
     if grammar is not None and not grammar.lenient:
         grammar = after_reasoning(grammar, model.spec, rendered, model.hello, thinking=thinking)
@@ -147,6 +154,7 @@ def _choice(body: ChatRequest, prompt: Prompt, index: int) -> Choice:
         prompt.model.spec,
         stop=body.stops,
         tools=bool(prompt.tools),
+        offered={tool.function.name: tool.function.parameters for tool in prompt.tools},
         max_calls=1 if body.parallel_tool_calls is False else None,
         in_reasoning=in_reasoning(prompt.model.spec, prompt.rendered),
     )

@@ -39,18 +39,7 @@ class EmbeddingRequest(Lenient):
 async def embeddings(request: Request) -> Response:
     """Return one vector per input, in order."""
     body = await read_model(request, EmbeddingRequest)
-    model: Model = await request.app.state.router.model(body.model)
-    vectors = vectors_of(model)
-    check(body, vectors)
-    question = wire.Embed(
-        0,
-        [_prompt(item, model, vectors) for item in _inputs(body.input)],
-        norm=2 if body.embd_normalize is None else body.embd_normalize,
-        dimensions=body.dimensions,
-    )
-    reply = await while_connected(
-        request, within(request, model.client.embed(question, param="input"))
-    )
+    model, reply = await embed(request, body)
     n_tokens = sum(reply.n_tokens)
     return JSONResponse(
         {
@@ -63,6 +52,25 @@ async def embeddings(request: Request) -> Response:
             "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
         }
     )
+
+
+async def embed(request: Request, body: EmbeddingRequest) -> tuple[Model, wire.Embedded]:
+    """Have the vectors made, in any dialect. RequestError for what the model cannot give;
+    ClientGoneError when the client leaves."""
+    finding = request.app.state.router.model(body.model, role="embeddings")
+    model: Model = await while_connected(request, finding)
+    vectors = vectors_of(model)
+    check(body, vectors)
+    question = wire.Embed(
+        0,
+        [_prompt(item, model, vectors) for item in _inputs(body.input)],
+        norm=2 if body.embd_normalize is None else body.embd_normalize,
+        dimensions=body.dimensions,
+    )
+    reply = await while_connected(
+        request, within(request, model.client.embed(question, param="input"))
+    )
+    return model, reply
 
 
 def vectors_of(model: Model) -> Vectors:

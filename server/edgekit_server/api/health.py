@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..client import State, not_ready
+from ..client import not_ready
 from ..router import Router
+from ..served import total
 from .failures import error_body, error_response
 
 routes = APIRouter()
@@ -24,23 +25,26 @@ async def livez() -> dict[str, str]:
 @routes.get("/readyz")
 @routes.get("/health")
 async def readyz(request: Request) -> Response:
-    """200 when the model is loaded, else 503 with `Loading model`."""
+    """200 when the models of the start are loaded, else 503 with `Loading model`."""
     router: Router = request.app.state.router
-    if router.client.state is State.READY:
+    served = router.unready()
+    if served is None:
         return JSONResponse({"status": "ok"})
-    if router.client.failure is not None:
-        return JSONResponse(error_body(router.client.failure), 503)
-    return error_response(not_ready(router.client.state), request.url.path)
+    if served.client.failure is not None:
+        return JSONResponse(error_body(served.client.failure), 503)
+    return error_response(not_ready(served.client.state), request.url.path)
 
 
 @routes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
-    client = request.app.state.router.client
+    router: Router = request.app.state.router
     text = request.app.state.metrics.render(
-        in_flight=client.in_flight,
-        restarts=client.restarts,
-        ready=client.state is State.READY,
-        pulse=client.pulse,
+        in_flight=sum(served.client.in_flight for served in router.served),
+        restarts=sum(served.restarts for served in router.served),
+        ready=router.unready() is None,
+        pulse=total(served.pulse for served in router.served),
+        models=[served.figures() for served in router.served],
+        waiting=router.waiting,
     )
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -4,42 +4,44 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from ..client import State
-from ..router import Router
+from ..roles import capabilities
+from ..router import Router, Served
+from .llamacpp_props import meta_of
 
 routes = APIRouter()
 
 
 @routes.get("/v1/models")
 async def list_models(request: Request) -> dict[str, object]:
-    """List the model that this server runs."""
-    return {"object": "list", "data": [describe(request.app.state.router)]}
+    """List the models that this server runs, the first one first."""
+    router: Router = request.app.state.router
+    data = [describe(served, router.created) for served in router.served]
+    return {"object": "list", "data": data}
 
 
 @routes.get("/v1/models/{model_id:path}")
 async def get_model(request: Request, model_id: str) -> dict[str, object]:
     """Describe one model; ids may hold `/` and `:`."""
     router: Router = request.app.state.router
-    router.check_name(model_id)
-    return describe(router)
+    return describe(router.find(model_id), router.created)
 
 
-def describe(router: Router) -> dict[str, object]:
-    """Return the model object. What only the loaded model knows is left out until it is loaded.
+def describe(served: Served, created: int) -> dict[str, object]:
+    """Return the model object. What only a loaded model knows is left out until it was loaded once.
 
-    No `meta` object: its presence tells llama.vscode to call endpoints that are not here yet.
+    `meta` tells llama.vscode to call /props, /apply-template and /tokenize.
     """
-    client = router.client
-    states = {State.READY: "loaded", State.LOADING: "loading", State.RESTARTING: "loading"}
     described: dict[str, object] = {
-        "id": router.model_id,
+        "id": served.id,
         "object": "model",
-        "created": router.created,
+        "created": created,
         "owned_by": "edgekit",
-        "aliases": list(router.aliases),
-        "status": {"value": states.get(client.state, "unloaded")},
+        "aliases": list(served.aliases),
+        "status": {"value": served.status},
     }
-    hello = client.hello
+    if served.config.roles:
+        described["roles"] = list(served.config.roles)
+    hello = served.hello
     if hello is not None:
         described |= {
             "max_model_len": hello.n_ctx_seq,
@@ -49,6 +51,8 @@ def describe(router: Router) -> dict[str, object]:
             "n_params": hello.n_params,
             "size_bytes": hello.size_bytes,
             "description": hello.description,
+            "capabilities": list(capabilities(hello)),
             "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+            "meta": meta_of(hello),
         }
     return described

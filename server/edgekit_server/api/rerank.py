@@ -48,7 +48,8 @@ class RerankRequest(Lenient):
 async def rerank(request: Request) -> Response:
     """Return the documents' indices with their scores, the highest first."""
     body = await read_model(request, RerankRequest)
-    model: Model = await request.app.state.router.model(body.model)
+    finding = request.app.state.router.model(body.model, role="rerank")
+    model: Model = await while_connected(request, finding)
     vectors = vectors_of(model)
     if vectors.pooling != "rank":
         raise RequestError(

@@ -1,8 +1,8 @@
 """Which tools the model sees, and a grammar that makes its calls what the client can run.
 
 A call's arguments always fit the tool's schema. With `tool_choice` `required` or a name, the
-answer is calls and nothing else; otherwise it is free up to the control token that opens a call.
-Call formats: mistral-common (see ../chat/specs).
+answer is calls and nothing else; otherwise it is free up to what opens a call. How a family's
+calls are written is in its spec (../chat/specs); the rules for them are made in callrules.py.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue as Json
 
-from ..chat.family import Call, CallKind, Spec
+from ..chat.family import Spec
 from ..engine.wire import Grammar, Hello
 from ..errors import RequestError
+from .callrules import rules_of
 from .schema import ChatRequest, Function, ToolChoice
 
 NOTHING: dict[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
 """A tool without parameters takes none (OpenAI)."""
-_ID = "/[a-zA-Z0-9]{9}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,15 @@ def grammar_with(
     """Return what an answer must match that may, or must, call tools.
 
     `answer`: what the text must match if there are no calls. RequestError where that cannot be
-    said together with calls, or where calls are demanded of a family that has none.
+    said together with calls, or where calls are demanded of a model that lacks their tokens.
     """
     must = isinstance(body.tool_choice, ToolChoice) or body.tool_choice in ("required", "any")
     if not tools:
         return answer
-    call = _Ids.of(spec.call, hello) if spec.call is not None else None
-    if call is None:
+    single = isinstance(body.tool_choice, ToolChoice) or body.parallel_tool_calls is False
+    names = [tool.function.name for tool in tools]
+    rules = rules_of(spec, hello, names, single=single)
+    if rules is None:
         if must:
             raise RequestError(
                 "tool_choice: this model has no form of tool call that could be demanded",
@@ -99,18 +101,16 @@ def grammar_with(
             code="invalid_value",
             param=answer.param,
         )
-    single = isinstance(body.tool_choice, ToolChoice) or body.parallel_tool_calls is False
     schemas = [(tool.param, _parameters(tool, strict=must)) for tool in tools]
-    rules = [call.rule(at, tool.function.name) for at, tool in enumerate(tools)]
-    calls = call.several([f"c{at}" for at in range(len(tools))], single=single)
     if must:
-        start = "start: calls"
+        text = rules.demanded
     elif answer is not None:
-        start = f"start: calls | @s{len(schemas)}"
+        text = rules.instead_of(f"@s{len(schemas)}")
         schemas.append((answer.param or "", answer.text or '{"type": "object"}'))
+    elif rules.after_opening is not None:
+        text = rules.after_opening
     else:
-        start = f"start: (free | calls)*\nfree: <[^{','.join(map(str, call.closed(hello)))}]>"
-    text = "\n".join([start, calls, *rules])
+        return None  # Nothing tells the beginning of a call from text.
     return Grammar("lark", text, "tools", schemas, lenient=not must and answer is None)
 
 
@@ -124,56 +124,3 @@ def _parameters(tool: Tool, *, strict: bool) -> str:
             )
         given = {"type": "object"}
     return json.dumps({"type": "object", **given}, ensure_ascii=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """The tokens of a family's calls."""
-
-    kind: CallKind
-    open: int
-    arguments: int | None
-    id: int | None
-
-    @classmethod
-    def of(cls, call: Call, hello: Hello) -> _Ids | None:
-        """Return None if this model lacks one of the family's tokens."""
-        markers = [m for m in (call.open, call.arguments, call.id) if m is not None]
-        if not all(marker in hello.control_ids for marker in markers):
-            return None
-        arguments, call_id = (
-            None if m is None else hello.control_ids[m] for m in (call.arguments, call.id)
-        )
-        return cls(call.kind, hello.control_ids[call.open], arguments, call_id)
-
-    def rule(self, at: int, name: str) -> str:
-        """Return the rule of a call of one tool, whose arguments are @s{at}."""
-        if self.kind is CallKind.JSON_LIST:
-            head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
-            with_id = f'(", \\"id\\": \\"" {_ID} "\\"")?'
-            return f'c{at}: {_quoted(head)} @s{at} {with_id} "}}"'
-        call_id = f"<[{self.id}]> {_ID} " if self.id is not None else ""
-        return f"c{at}: <[{self.open}]> {_quoted(name)} {call_id}<[{self.arguments}]> @s{at}"
-
-    def several(self, names: list[str], *, single: bool) -> str:
-        """Return the rule of all calls of an answer."""
-        one = f"one: {' | '.join(names)}"
-        if self.kind is CallKind.JSON_LIST:
-            more = "" if single else ' (", " one)*'
-            return f'calls: <[{self.open}]> "[" one{more} "]"\n{one}'
-        return f"calls: one{'' if single else '+'}\n{one}"
-
-    def closed(self, hello: Hello) -> list[int]:
-        """Return the tokens that free text may not have: a call's own, and the end."""
-        ends = [hello.control_ids[hello.eos]] if hello.eos in hello.control_ids else []
-        return [i for i in (self.open, self.arguments, self.id, *ends) if i is not None]
-
-
-def _quoted(text: str) -> str:
-    """Return a Lark string."""
-    escaped = "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in text)
-    return f'"{escaped}"'
-
-
-def _escape(char: str) -> str:
-    return f"\\{char}" if char in '"\\' else f"\\u{{{ord(char):x}}}"

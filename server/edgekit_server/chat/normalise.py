@@ -34,7 +34,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 def normalise(messages: Sequence[Mapping[str, Json]]) -> list[Turn]:
     """Return turns that any template takes; RequestError names the message that cannot be used."""
-    turns = _join(_place_system([_turn(message, at) for at, message in enumerate(messages)]))
+    turns = joined(_place_system([_turn(message, at) for at, message in enumerate(messages)]))
     if not turns:
         raise RequestError("messages is empty", param="messages", code="empty_messages")
     return turns
@@ -162,24 +162,25 @@ def _place_system(turns: list[Turn]) -> list[Turn]:
     return placed
 
 
-def _join(turns: list[Turn]) -> list[Turn]:
-    joined: list[Turn] = []
+def joined(turns: list[Turn]) -> list[Turn]:
+    """Return the turns with neighbouring ones of the user, and of the assistant, made one."""
+    made: list[Turn] = []
     for turn in turns:
-        last = joined[-1] if joined else None
+        last = made[-1] if made else None
         if (
             last is None
             or last["role"] != turn["role"]
             or turn["role"] not in ("user", "assistant")
         ):
-            joined.append(turn)
+            made.append(turn)
             continue
         content = "\n\n".join(text for text in (_text(last), _text(turn)) if text)
         merged: Turn = {**last, "content": content}
         calls = [*_list(last.get("tool_calls")), *_list(turn.get("tool_calls"))]
         if calls:
             merged |= {"tool_calls": calls, "content": content if content.strip() else ""}
-        joined[-1] = merged
-    return joined
+        made[-1] = merged
+    return made
 
 
 def _text(turn: Turn) -> str:

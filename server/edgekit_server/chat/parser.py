@@ -1,64 +1,40 @@
 """Tokens to events, one pass: text, reasoning and tool calls, whatever the chunks.
 
-Pure. Holds back half UTF-8 characters, half stop strings, and a tool call until its JSON is
-whole: a call that does not parse is then still the text that it was, never a broken call.
-Amortised O(1) per token: no text is looked at twice.
+Pure, and driven by a family's spec. Holds back half UTF-8 characters, half markers, half stop
+strings, and a tool call until it is whole: a call that does not parse is then still the text that
+it was, never a broken call. Amortised O(1) per token: text goes through one scanner for its
+region's markers, then through the one for stop strings, and nothing is read again.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 import re
-import secrets
-import string
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 
-from .family import CallKind, Spec
-from .jsonscan import JsonScanner
+from .bodies import MAX_HEAD, Body, HeadBody, Offered, reader
+from .events import ID_LETTERS as ID_LETTERS
+from .events import ID_PATTERN as ID_PATTERN
+from .events import Event as Event
+from .events import ReasoningText as ReasoningText
+from .events import Text as Text
+from .events import ToolCall as ToolCall
+from .events import merge as merge
+from .events import new_call_id as new_call_id
+from .family import Form, Spec
 from .scan import Scanner
-
-ID_LETTERS = string.ascii_letters + string.digits
-ID_PATTERN = re.compile(r"[A-Za-z0-9]{9}")
-"""Mistral's templates insist on this form of a call id; nobody else minds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningText:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A whole call. `arguments` is the JSON text exactly as the model wrote it."""
-
-    index: int
-    id: str
-    name: str
-    arguments: str
-
-
-Event = Text | ReasoningText | ToolCall
-
-
-def new_call_id() -> str:
-    """Return a fresh call id: 9 letters and digits."""
-    return "".join(secrets.choice(ID_LETTERS) for _ in range(9))
+from .table import CHANNEL_CALL, table_of
 
 
 class _Region(Enum):
     TEXT = auto()
     REASONING = auto()
-    NAME = auto()
-    CALL_ID = auto()
-    JSON = auto()
+    CALL = auto()
+    AFTER = auto()
+    """A call has ended; its closing marker may follow."""
+    HEADER = auto()
+    """Of a message in a channel."""
 
 
 class Parser:
@@ -70,24 +46,43 @@ class Parser:
         *,
         stop: Sequence[str] = (),
         tools: bool = True,
+        offered: Offered | None = None,
         max_calls: int | None = None,
         in_reasoning: bool = False,
         call_id: Callable[[], str] = new_call_id,
     ) -> None:
-        """`tools` False: call markers are shown as text. `in_reasoning`: the prompt opened it."""
-        self._call = spec.call if tools else None
-        self._reasoning = spec.reasoning
-        self._shown = set() if tools or spec.call is None else {spec.call.open, *_inner(spec)}
+        """`tools` False: call markers are shown as text. `in_reasoning`: the prompt opened it.
+
+        `offered`: the tools by name, with the schemas of their arguments. Without it, only what
+        a marker opens is a call.
+        """
+        self._spec = spec
+        self._tools = tools
+        self._offered: Offered = offered or {}
+        self._table = table_of(spec, tools=tools, guess=bool(offered))
         self._stop = Scanner(stop)
         self._max_calls = max_calls
         self._new_id = call_id
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._region = _Region.REASONING if in_reasoning and spec.reasoning else _Region.TEXT
-        self._raw: list[str] = []
-        self._name: list[str] = []
-        self._id: list[str] = []
-        self._json: JsonScanner | None = None
         self._events: list[Event] = []
+        self._region = _Region.TEXT
+        self._marks = self._table.in_text.fresh()
+        self._gap = ""
+        """Line breaks at the end of what was shown: text if text follows."""
+        self._skip = ""
+        """Characters that are left out until others come."""
+        self._line = True
+        """Nothing but white space since the start of a line that may begin a call."""
+        self._said = False
+        self._owed = False
+        """A call cut reasoning short: its closing marker may still come."""
+        self._back = _Region.TEXT
+        self._form: Form | None = None
+        self._body: Body | None = None
+        self._raw: list[str] = []
+        self._n_raw = 0
+        if in_reasoning and spec.reasoning is not None:
+            self._enter(_Region.REASONING)
         self.n_calls = 0
         self.stopped_by: str | None = None
         """The stop string that ended the answer."""
@@ -95,6 +90,11 @@ class Parser:
         """Nothing that follows matters; the engine may be told to stop."""
         self.done_early = False
         """`done` came from a stop string or the call limit, before the engine's own end."""
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._region is _Region.REASONING
 
     def feed(self, pieces: Iterable[tuple[bytes, bool]]) -> list[Event]:
         """Take (bytes, is control token) pieces; return what can be shown now."""
@@ -105,7 +105,7 @@ class Parser:
                 self._text(self._decoder.decode(b"", True))
                 self._decoder.reset()
                 if not self.done:
-                    self._marker(data.decode("utf-8", "replace"))
+                    self._control(data.decode("utf-8", "replace"))
             else:
                 self._text(self._decoder.decode(data))
         return self._take()
@@ -115,7 +115,11 @@ class Parser:
         if not self.done:
             self._text(self._decoder.decode(b"", True))
         if not self.done:
-            self._leave()
+            self._settle()
+        if not self.done:
+            if self._region is not _Region.REASONING:
+                self._show(self._stop.flush())
+            self._emit(self._gap)
         self.done = True
         return self._take()
 
@@ -123,153 +127,268 @@ class Parser:
         events, self._events = self._events, []
         return merge(events)
 
-    def _marker(self, marker: str) -> None:
-        call, reasoning = self._call, self._reasoning
-        if call is not None and marker == call.open:
-            self._leave()
-            if self.done:
-                return
-            listed = call.kind is CallKind.JSON_LIST
-            self._region = _Region.JSON if listed else _Region.NAME
-            self._json = JsonScanner("[" if listed else "{")
-            self._raw, self._name, self._id = [marker], [], []
-        elif call is not None and marker == call.id and self._region is _Region.NAME:
-            self._region = _Region.CALL_ID
-            self._raw.append(marker)
-        elif (
-            call is not None
-            and marker == call.arguments
-            and self._region in (_Region.NAME, _Region.CALL_ID)
-        ):
-            self._region = _Region.JSON
-            self._raw.append(marker)
-        elif reasoning is not None and marker == reasoning.open:
-            self._leave()
-            self._region = _Region.REASONING
-        elif reasoning is not None and marker == reasoning.close:
-            self._leave()
-        elif marker in self._shown:
+    # Markers
+
+    def _control(self, marker: str) -> None:
+        """A control token: a marker, or the model's own business and not shown."""
+        if self._region is _Region.CALL and self._form and marker in self._form.inner:
             self._text(marker)
-        # Any other control token is the model's own business and is not shown.
+        elif self._region is _Region.AFTER and self._form and marker in self._form.close:
+            self._settle()
+            self._region = _Region.AFTER
+        elif marker in self._table.marks:
+            if not self._goes_on(marker):
+                self._settle()
+            if not self.done:
+                self._mark(marker, real=True)
+        elif marker in self._table.shown:
+            self._text(marker)
+
+    def _goes_on(self, marker: str) -> bool:
+        """Whether a marker belongs to the header that is being read."""
+        channels = self._spec.channels
+        in_header = self._region is _Region.HEADER
+        return in_header and channels is not None and marker not in channels.end
+
+    def _mark(self, marker: str, *, real: bool) -> None:
+        """Act on a marker found in text, or a control token (`real`)."""
+        thought, channels = self._spec.reasoning, self._spec.channels
+        form = self._table.opens.get(marker)
+        if form is not None:
+            self._open(form, marker)
+        elif thought is not None and marker == thought.open:
+            if self._region is _Region.TEXT and (real or not self._said):
+                self._enter(_Region.REASONING)
+            elif not real:
+                self._visible(marker)
+        elif thought is not None and marker == thought.close:
+            if real or self._owed or self._region is _Region.REASONING:
+                self._enter(_Region.TEXT)
+            else:
+                self._visible(marker)
+        elif channels is not None and marker in channels.open:
+            if self._region is not _Region.HEADER:
+                self._region, self._raw, self._n_raw = _Region.HEADER, [], 0
+            self._keep(marker)
+        elif channels is not None and marker == channels.message:
+            self._message(marker)
+        elif channels is not None:
+            self._enter(_Region.TEXT)
+
+    def _message(self, marker: str) -> None:
+        """A header has ended: what it says decides where its message goes."""
+        channels = self._spec.channels
+        if channels is None or self._region is not _Region.HEADER:
+            return
+        header = "".join(self._raw)
+        call = re.search(channels.call, header)
+        if call is not None and self._tools:
+            self._keep(marker)
+            self._back, self._region = _Region.TEXT, _Region.CALL
+            self._form, self._body = CHANNEL_CALL, HeadBody("", call.group("name"))
+        elif call is not None or "to=" in header:
+            self._keep(marker)
+            self._give_up()
+        elif re.search(channels.reasoning, header):
+            self._enter(_Region.REASONING)
+        else:
+            self._enter(_Region.TEXT)
+
+    def _open(self, form: Form, marker: str) -> None:
+        self._back = self._region
+        self._region, self._form = _Region.CALL, form
+        self._raw, self._n_raw = [marker], len(marker)
+        self._body = reader(form, marker, self._offered)
+        if marker[-1] in "{[":
+            self._body.feed(marker[-1])
+
+    def _enter(self, region: _Region) -> None:
+        """Begin text or reasoning; line breaks between belong to the format."""
+        if region is not self._region:
+            if self._region is _Region.TEXT:
+                self._show(self._stop.flush())
+            self._gap = ""
+        self._region = region
+        reasoning = region is _Region.REASONING
+        self._marks = (self._table.in_reasoning if reasoning else self._table.in_text).fresh()
+        self._skip = "\n" if self._spec.trim else ""
+        self._line, self._owed = True, False
+
+    # Text
 
     def _text(self, text: str) -> None:
         while text and not self.done:
-            if self._region is _Region.TEXT:
-                text = self._plain(text)
-            elif self._region is _Region.REASONING:
-                self._events.append(ReasoningText(text))
-                return
-            elif self._region is _Region.JSON:
-                text = self._body(text)
-            else:
-                self._raw.append(text)
-                (self._name if self._region is _Region.NAME else self._id).append(text)
-                return
+            match self._region:
+                case _Region.TEXT:
+                    text = self._plain(text)
+                case _Region.REASONING:
+                    text = self._thought(text)
+                case _Region.CALL:
+                    text = self._called(text)
+                case _Region.AFTER:
+                    text = self._after(text)
+                case _Region.HEADER:
+                    text = self._header(text)
 
     def _plain(self, text: str) -> str:
-        scan = self._stop.feed(text)
-        if scan.text:
-            self._events.append(Text(scan.text))
-        if scan.match is not None:
-            self.stopped_by = scan.match
-            self.done = self.done_early = True
-        return ""
+        if self._line and self._table.at_line:
+            rest = text.lstrip()
+            self._visible(text[: len(text) - len(rest)])
+            if not rest or self.done:
+                return ""
+            self._line, text = False, rest
+            if form := self._table.at_line.get(rest[0]):
+                self._open(form, rest[0])
+                return rest[1:]
+        scan = self._marks.feed(text)
+        self._visible(scan.text)
+        if scan.match is not None and not self.done:
+            if scan.match[0] == "\n" and (form := self._table.at_line.get(scan.match[1:])):
+                self._visible("\n")
+                if not self.done:
+                    self._open(form, scan.match[1:])
+            else:
+                self._mark(scan.match, real=False)
+        return scan.rest
 
-    def _body(self, text: str) -> str:
-        assert self._json is not None
-        used = self._json.feed(text)
-        self._raw.append(text[:used])
-        if self._json.failed:
+    def _thought(self, text: str) -> str:
+        scan = self._marks.feed(text)
+        self._reason(scan.text)
+        if scan.match is not None:
+            self._mark(scan.match, real=False)
+        return scan.rest
+
+    def _called(self, text: str) -> str:
+        assert self._body is not None
+        used = self._body.feed(text)
+        self._keep(text[:used])
+        if self._body.failed:
             self._give_up()
-        elif self._json.closed:
+        elif self._body.closed:
             self._complete()
         return text[used:]
 
+    def _after(self, text: str) -> str:
+        """White space and closing markers after a call; whatever else comes is text."""
+        assert self._form is not None
+        rest = ("".join(self._raw) + text).lstrip()
+        self._raw = []
+        while closing := next((c for c in self._form.close if rest.startswith(c)), None):
+            rest = rest[len(closing) :].lstrip()
+        if not rest:
+            return ""
+        if any(closing.startswith(rest) for closing in self._form.close):
+            self._raw = [rest]
+            return ""
+        self._region = _Region.TEXT
+        return rest
+
+    def _header(self, text: str) -> str:
+        part = text[: MAX_HEAD - self._n_raw]
+        self._keep(part)
+        if self._n_raw >= MAX_HEAD:
+            self._give_up()
+        return text[len(part) :]
+
+    def _keep(self, text: str) -> None:
+        self._raw.append(text)
+        self._n_raw += len(text)
+
+    # The end of regions
+
     def _complete(self) -> None:
-        assert self._call is not None
-        assert self._json is not None
-        calls = (
-            _one_call("".join(self._name), "".join(self._id), self._json.text)
-            if self._call.kind is CallKind.NAME_THEN_JSON
-            else _listed_calls(self._json.text)
-        )
+        assert self._body is not None
+        assert self._form is not None
+        calls = self._body.calls()
         if not calls:
             self._give_up()
             return
+        form, owed = self._form, self._back is _Region.REASONING
+        self._region, self._body, self._raw = self._back, None, []
+        if not owed:
+            self._show(self._stop.flush())
         for name, call_id, arguments in calls:
             if self._max_calls is not None and self.n_calls >= self._max_calls:
                 break
             valid = call_id if ID_PATTERN.fullmatch(call_id) else self._new_id()
             self._events.append(ToolCall(self.n_calls, valid, name, arguments))
             self.n_calls += 1
-        self._region, self._json, self._raw = _Region.TEXT, None, []
+        self._gap = ""
+        self._enter(_Region.TEXT)
+        self._owed = owed
+        self._region = _Region.AFTER if form.close else _Region.TEXT
+        self._skip = " \t\r\n" if self._spec.trim else ""
         self.done = self._max_calls is not None and self.n_calls >= self._max_calls
         self.done_early = self.done
 
     def _give_up(self) -> None:
         """What looked like a call is not one: show it as the text that it is."""
-        raw, self._raw = "".join(self._raw), []
-        self._region, self._json = _Region.TEXT, None
-        self._text(raw)
-
-    def _leave(self) -> None:
-        """Close the present region, as a marker or the end does."""
-        if self._region is _Region.TEXT:
-            held = self._stop.flush()
-            if held:
-                self._events.append(Text(held))
-        elif self._region is not _Region.REASONING:
-            self._give_up()
-            if not self.done:
-                self._leave()
-        self._region = _Region.TEXT
-
-
-def _inner(spec: Spec) -> list[str]:
-    return [m for m in (spec.call.id, spec.call.arguments) if m] if spec.call else []
-
-
-def _one_call(name: str, call_id: str, body: str) -> list[tuple[str, str, str]]:
-    value = _loads(body)
-    name = name.strip()
-    return [(name, call_id.strip(), body)] if name and isinstance(value, dict) else []
-
-
-def _listed_calls(body: str) -> list[tuple[str, str, str]]:
-    """Read [{"name", "arguments", "id"?}, ...]; an empty list if any item is not a call."""
-    items = _loads(body)
-    calls = []
-    for item in items if isinstance(items, list) else []:
-        name = item.get("name") if isinstance(item, dict) else None
-        arguments = item.get("arguments") if isinstance(item, dict) else None
-        if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-            return []
-        written = json.dumps(arguments, ensure_ascii=False)
-        calls.append((name, str(item.get("id") or ""), written))
-    return calls
-
-
-def _loads(body: str) -> object:
-    try:
-        value: object = json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
-    return value
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def merge(events: Iterable[Event]) -> list[Event]:
-    """Join neighbouring texts of one kind: the form in which two event lists compare equal."""
-    merged: list[Event] = []
-    for event in events:
-        last = merged[-1] if merged else None
-        if isinstance(event, Text) and isinstance(last, Text):
-            merged[-1] = Text(last.text + event.text)
-        elif isinstance(event, ReasoningText) and isinstance(last, ReasoningText):
-            merged[-1] = ReasoningText(last.text + event.text)
+        raw, self._raw, self._body = "".join(self._raw), [], None
+        if self._region is _Region.CALL and self._back is _Region.REASONING:
+            self._region = _Region.REASONING
+            self._reason(raw)
         else:
-            merged.append(event)
-    return merged
+            self._region = _Region.TEXT
+            self._line = False
+            self._visible(raw)
+
+    def _settle(self) -> None:
+        """A marker or the end has come: what is held as part of another marker is text."""
+        if self._region in (_Region.CALL, _Region.HEADER):
+            self._give_up()
+        elif self._region is _Region.AFTER:
+            self._region = _Region.TEXT
+            raw, self._raw = "".join(self._raw), []
+            self._visible(raw)
+        elif self._region is _Region.REASONING:
+            self._reason(self._marks.flush())
+        else:
+            self._visible(self._marks.flush())
+
+    # Showing
+
+    def _visible(self, text: str) -> None:
+        """Text that the client sees, up to a stop string."""
+        if self._skip:
+            text = text.lstrip(self._skip)
+        if not text:
+            return
+        self._skip = ""
+        self._said = self._said or not text.isspace()
+        scan = self._stop.feed(text)
+        self._show(scan.text)
+        if scan.match is not None:
+            self._emit(self._gap)
+            self._gap = ""
+            self.stopped_by = scan.match
+            self.done = self.done_early = True
+
+    def _show(self, text: str) -> None:
+        if text := self._held_back(text):
+            self._events.append(Text(text))
+
+    def _reason(self, text: str) -> None:
+        if self._skip:
+            text = text.lstrip(self._skip)
+        if not text:
+            return
+        self._skip = ""
+        if text := self._held_back(text):
+            self._events.append(ReasoningText(text))
+
+    def _held_back(self, text: str) -> str:
+        """Return what to show now: line breaks at the end wait for what follows them."""
+        if not self._spec.trim:
+            return text
+        body = text.rstrip("\n")
+        if not body:
+            self._gap += text
+            return ""
+        shown, self._gap = self._gap + body, text[len(body) :]
+        return shown
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._events.append(
+                ReasoningText(text) if self._region is _Region.REASONING else Text(text)
+            )

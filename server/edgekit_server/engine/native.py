@@ -115,6 +115,9 @@ class Model:
             "prefix": ll.llama_vocab_fim_pre(self.vocab),
             "suffix": ll.llama_vocab_fim_suf(self.vocab),
             "middle": ll.llama_vocab_fim_mid(self.vocab),
+            "pad": ll.llama_vocab_fim_pad(self.vocab),
+            "repo": ll.llama_vocab_fim_rep(self.vocab),
+            "sep": ll.llama_vocab_fim_sep(self.vocab),
         }
         return {role: int(i) for role, i in found.items() if 0 <= i < self.n_vocab}
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit_server.engine import native
-
-MISTRAL_FIM = {"prefix": "[PREFIX]", "suffix": "[SUFFIX]", "middle": "[MIDDLE]"}
-"""llama.cpp does not know these by role; Mistral's files carry them as control tokens."""
+from edgekit_server.engine.fimroles import roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +49,9 @@ def read(model: native.Model) -> Vocabulary:
     controls = frozenset(model.control_ids())
     special = model.special_ids()
     texts = {token: pieces[token].decode("utf-8", "replace") for token in special.values()}
-    fim = {role: texts[special[role]] for role in MISTRAL_FIM if role in special}
-    if not fim:
-        known = {pieces[token] for token in controls}
-        fim = {role: text for role, text in MISTRAL_FIM.items() if text.encode() in known}
+    named = {role: texts[token] for role, token in special.items()}
+    known = {pieces[token].decode("utf-8", "replace") for token in controls}
+    fim = roles(named, known, model.metadata("general.architecture"))
     return Vocabulary(
         pieces=pieces,
         controls=controls,

@@ -116,7 +116,8 @@ class Hello:
     eos: str | None
     add_bos: bool
     fim: dict[str, str]
-    """Texts of the FIM control tokens by role: prefix, suffix, middle; absent roles left out."""
+    """Texts of the FIM control tokens by role: prefix, suffix, middle, and pad, repo and sep
+    around the files of a repository; absent roles left out. See fimroles.py."""
     control_tokens: list[str]
     reasons: dict[str, str]
     """Each choice the engine made by itself, and why."""
@@ -126,6 +127,10 @@ class Hello:
     """False: an encoder, which answers Embed only."""
     vectors: Vectors | None = None
     adapters: list[AdapterInfo] = field(default_factory=list)
+    basename: str | None = None
+    """The model's name without size and version, where the file says it."""
+    n_embd: int | None = None
+    """Values of a token's embedding."""
 
 
 @dataclass(frozen=True, slots=True)

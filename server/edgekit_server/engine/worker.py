@@ -125,6 +125,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             generates=not encoder,
             n_ctx_seq=shape.n_ctx if encoder else hello.n_ctx_seq,
             vectors=embedding.hello(shape, facts, tables.pieces),
+            n_embd=facts.n_embd,
             adapters=[wire.AdapterInfo(a.name, str(a.path), a.scale) for a in config.adapters],
         )
         hello.reasons["kv"] = "none: an encoder keeps nothing" if encoder else why_unified
@@ -255,6 +256,7 @@ def _hello(
         control_tokens=tables.control_texts,
         control_ids=tables.control_ids,
         reasons=reasons,
+        basename=model.metadata("general.basename"),
     )
 
 
