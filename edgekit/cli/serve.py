@@ -22,22 +22,20 @@ def register(app: typer.Typer) -> None:
         file: Annotated[list[Path], typer.Argument(help="GGUF files; each is a model.")],
         model_id: Annotated[
             list[str] | None,
-            typer.Option(help="Name that clients ask for; one per file, in order."),
+            typer.Option(help="Name that clients ask for; one per file."),
         ] = None,
         role: Annotated[
             list[str] | None,
-            typer.Option(help="NAME=chat, completion, embeddings or rerank; may be repeated."),
+            typer.Option(help="NAME=chat, completion, embeddings or rerank."),
         ] = None,
-        pin: Annotated[
-            list[str] | None, typer.Option(help="Model that is loaded at start and stays.")
-        ] = None,
+        pin: Annotated[list[str] | None, typer.Option(help="Model that stays loaded.")] = None,
         memory_budget: Annotated[
             float | None,
-            typer.Option(min=0.1, help="GiB for loaded models; others make room for a new one."),
+            typer.Option(min=0.1, help="GiB for loaded models; a new one unloads others."),
         ] = None,
         idle_unload: Annotated[
             float | None,
-            typer.Option(min=0.1, help="Minutes after which an unused one is unloaded."),
+            typer.Option(min=0.1, help="Minutes until an unused one is unloaded."),
         ] = None,
         host: Host = "127.0.0.1",
         port: Port = 8484,
@@ -71,7 +69,7 @@ def register(app: typer.Typer) -> None:
         ] = True,
         json: Json = False,
     ) -> None:
-        """Serve GGUF files until Ctrl-C. The first is loaded at start, others when asked for.
+        """Serve GGUF files until Ctrl-C; all but the first load on demand.
 
         Example: edgekit serve model.gguf --ctx 32768 --users 4
         """

@@ -81,7 +81,8 @@ class FimFormat:
     words: tuple[str, ...]
     template: str
     zed: str | None
-    is_known_to_continue: bool
+    continues: bool
+    """Whether Continue has this rule too."""
 
     def prompt(self, prefix: str, suffix: str) -> str:
         """Return the text that a client sends to `/v1/completions`."""

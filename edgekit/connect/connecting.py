@@ -57,9 +57,10 @@ def connection(
     for file, path in zip(client.files, places, strict=True):
         if file.when is not None and not words.get(file.when):
             continue
-        if file.when_folder is not None and config is None and not place(file.when_folder).is_dir():
+        if file.when_folder is not None and not place(file.when_folder).is_dir():
             continue
-        edits = edits_of(file, words, is_new=not path.exists())
+        said = _quoted(words) if file.kind == "text" else words
+        edits = edits_of(file, said, is_new=not path.exists())
         files.append(Wanted(path, file.kind, tuple(edits)))
     secret = server.key if has_key and client.holds_key else None
     return Connection(
@@ -71,6 +72,11 @@ def connection(
         _warnings(client, server),
         None if is_full else client.slim,
     )
+
+
+def _quoted(words: Mapping[str, object]) -> dict[str, object]:
+    """Make the words safe between single quotes of vim: names come from a server."""
+    return {k: v.replace("'", "''") if isinstance(v, str) else v for k, v in words.items()}
 
 
 def _places(client: Client, config: Path | None) -> list[Path]:

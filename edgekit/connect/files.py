@@ -260,7 +260,7 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             if old is not None:
                 # Root may edit a user's file; it stays the user's.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, AttributeError):
                     os.chown(partial, old.st_uid, old.st_gid)
                 os.chmod(partial, stat.S_IMODE(old.st_mode))
             file.flush()

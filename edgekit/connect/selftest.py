@@ -12,6 +12,7 @@ from edgekit.connect.answers import Answer, BrokenContractError, events, must
 from edgekit.connect.clients import Client, fim_format
 from edgekit.connect.dialects import DIALECTS, TOOL, Body, Dialect
 from edgekit.connect.server import Server, client_for
+from edgekit.report.clean import printable
 
 if TYPE_CHECKING:
     import httpx
@@ -22,7 +23,6 @@ FIM_TARGET_MS = 300.0
 """What people wait for a completion before they type on; clients cut off at 300 to 375 ms."""
 REQUEST_TIMEOUT_S = 120.0
 CANCEL_WAIT_S = 5.0
-COMPANION = "qwen2.5-coder-1.5b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,21 @@ def run(server: Server, client: Client) -> Iterator[Outcome]:
     with client_for(server.url, server.key, REQUEST_TIMEOUT_S) as http:
         probe = Probe(http, server, client, DIALECTS[client.dialect])
         for name in client.checks:
+            fix: str | None = _FIXES[name]
+            status: Status = "fail"
             try:
-                yield CHECKS[name](probe)
+                found = CHECKS[name](probe)
+                status, text, fix = found.status, found.text, found.fix
             except BrokenContractError as error:
-                yield Outcome(LABELS[name], "fail", str(error), _FIXES[name])
+                text = str(error)
             except httpx.TimeoutException:
                 text = f"no answer in {REQUEST_TIMEOUT_S:.0f} s"
-                yield Outcome(LABELS[name], "fail", text, "look at the server's log")
             except httpx.HTTPError as error:
                 text = f"the connection broke ({type(error).__name__})"
-                yield Outcome(LABELS[name], "fail", text, "look at the server's log")
             except (LookupError, TypeError, AttributeError, ValueError) as error:
                 text = f"an answer has another shape than clients expect ({error!r})"
-                yield Outcome(LABELS[name], "fail", text, _FIXES[name])
+            # It quotes the server, and ends on a terminal.
+            yield Outcome(LABELS[name], status, printable(text), fix)
 
 
 def _models(probe: Probe) -> Outcome:
@@ -139,7 +141,7 @@ def _fim(probe: Probe) -> Outcome:
             chunks = [e for _, e in events(response.iter_lines()) if isinstance(e, dict)]
         spent = time.perf_counter() - began
     must(chunks and all(chunk.get("id") for chunk in chunks), "a chunk has no id")
-    if probe.client.fim_by_name and (form is None or not form.is_known_to_continue):
+    if probe.client.fim_by_name and (form is None or not form.continues):
         return Outcome(
             LABELS["fim"],
             "warn",
@@ -226,22 +228,31 @@ def _no_fim(label: str, probe: Probe) -> Outcome:
         label,
         "warn",
         f"no: {probe.model} has no tokens for filling in the middle, so no tab completion",
-        f"serve {COMPANION} beside it and connect again: edgekit deploy {probe.model} {COMPANION}",
+        f"serve {companion()} beside it: edgekit deploy {probe.model} {companion()}; then connect "
+        "again",
     )
+
+
+def companion() -> str:
+    """Return the smallest model of the catalogue that clients can complete code with."""
+    from edgekit.catalogue import load_models
+
+    able = [c for c in load_models().values() if c.fim and (f := fim_format(c.id)) and f.continues]
+    return min(able, key=lambda card: card.params).id
 
 
 def _timed(label: str, seconds: float) -> Outcome:
     text = f"16 tokens at most in {_ms(seconds)}"
     if seconds * 1000 <= FIM_TARGET_MS:
         return Outcome(label, "ok", text)
-    fix = f"a smaller model beside this one, such as {COMPANION}, answers sooner"
+    fix = f"a smaller model beside this one, such as {companion()}, answers sooner"
     return Outcome(label, "warn", f"{text}; {FIM_TARGET_MS:.0f} ms is what feels instant", fix)
 
 
 def _known_words() -> str:
     from edgekit.connect.clients import fim_formats
 
-    return ", ".join("+".join(f.words) for f in fim_formats() if f.is_known_to_continue)
+    return ", ".join("+".join(f.words) for f in fim_formats() if f.continues)
 
 
 def _in_flight(probe: Probe) -> float | None:

@@ -154,7 +154,7 @@ def _rows(url: str, response: httpx.Response) -> list[Mapping[str, Any]]:
     try:
         data = response.raise_for_status().json()["data"]
         if not isinstance(data, list) or not all(
-            isinstance(row, dict) and row["id"] for row in data
+            isinstance(row, dict) and row["id"] and str(row["id"]).isprintable() for row in data
         ):
             raise ValueError
     except Exception:

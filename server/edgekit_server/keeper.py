@@ -82,12 +82,11 @@ class Keeper:
                 return await self._ready(served)
             finally:
                 self._release(served)
-        if holder.holds(served) or self._open(served):
-            if not holder.holds(served):
-                served.hold()
-                holder.keep(served, lambda: self._release(served))
-            if served.client.state is State.READY:
-                return await served.client.ready()
+        if not holder.holds(served) and self._open(served):
+            served.hold()
+            holder.keep(served, lambda: self._release(served))
+        if holder.holds(served) and served.client.state is State.READY:
+            return await served.client.ready()
         async with holder.alive(self._keepalive_s):
             if not holder.holds(served):
                 await self._hold(served)
@@ -131,17 +130,19 @@ class Keeper:
 
     def _has_room(self, wanted: Served) -> bool:
         """Whether it can be loaded now; if not, see to it that it can be soon."""
-        others = [s for s in self._served if s.resident]
-        room = make_room(
-            [s.resident_now() for s in others], wanted.config.memory_bytes or 0, self._budget
-        )
+        needed = wanted.config.memory_bytes or 0
+        here = [s for s in self._served if s.resident]
+        # Those that are leaving will soon take nothing.
+        staying = [s for s in here if not s.leaving]
+        room = make_room([s.resident_now() for s in staying], needed, self._budget)
         self._awaited = frozenset(room.waits_for)
         if room.waits_for or not room.fits:
             return False
-        for served in others:
+        for served in staying:
             if served.id in room.unload:
                 self._unload(served, f"to make room for {wanted.id}")
-        return not room.unload
+        taken = sum(s.config.memory_bytes or 0 for s in here)
+        return self._budget is None or taken + needed <= self._budget
 
     async def _hold(self, served: Served) -> None:
         """Hold the model once it is loaded or being loaded, which may take until it has room."""

@@ -15,6 +15,7 @@ PAGE = frozenset({"/"}) | {
     f"/web/{name}"
     for name in (
         "page.css", "page.js", "api.js", "dom.js", "live.js", "report.js", "play.js", "clients.js",
+        "settings.js",
     )
 }  # fmt: skip
 """The page for people and its files: the same on every server, nothing of this one in them."""

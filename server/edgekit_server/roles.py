@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from .chat.builtin import completed
 from .chat.family import recognise
 from .chat.fim import fim_pieces
 from .config import ROLES, ModelConfig, ServeConfig
@@ -25,8 +26,9 @@ class Candidate(Protocol):
 
 def capabilities(hello: Hello) -> tuple[str, ...]:
     """Return those of CAPABILITIES that a loaded model has."""
-    spec, _ = recognise(hello.chat_template)
-    templated = hello.generates and hello.chat_template is not None
+    template, _ = completed(hello.chat_template, hello.control_tokens)
+    spec, _ = recognise(template)
+    templated = hello.generates and template is not None
     pooling = None if hello.vectors is None else hello.vectors.pooling
     has = {
         "chat": templated,

@@ -28,7 +28,10 @@ from .paths import PUBLIC, canonical, label
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _KEY = re.compile(r"[\x21-\x7e]+")
-_CORS_HEADERS = "authorization, content-type, x-api-key, x-request-id, x-request-timeout"
+_CORS_HEADERS = (
+    "authorization, content-type, x-api-key, x-request-id, x-request-timeout, "
+    "anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access"
+)
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+from .chat.builtin import completed
 from .chat.family import Spec, recognise
 from .chat.template import ChatTemplate
 from .client import EngineClient, Spawn, State
@@ -101,10 +102,8 @@ class Served:
 
     def resident_now(self) -> Resident:
         """Return it as the arithmetic of room.py takes it."""
-        pinned = self.config.pinned or self.leaving
-        return Resident(
-            self.id, self.config.memory_bytes or 0, self.used_at, self.busy, pinned=pinned
-        )
+        taken = self.config.memory_bytes or 0
+        return Resident(self.id, taken, self.used_at, self.busy, self.config.pinned)
 
     def hold(self) -> None:
         """Keep it loaded until `release`."""
@@ -154,18 +153,20 @@ class Served:
         )
 
     def _derive(self, hello: Hello) -> Model:
-        spec, reason = recognise(hello.chat_template)
+        source, why = completed(hello.chat_template, hello.control_tokens)
+        spec, reason = recognise(source)
         template = (
             ChatTemplate(
-                hello.chat_template,
+                source,
                 bos=hello.bos,
                 eos=hello.eos,
                 control_tokens=hello.control_tokens,
                 limited=True,
             )
-            if hello.chat_template
+            if source
             else None
         )
+        reason = f"{why}; {reason}" if why else reason
         return Model(self.id, self.client, hello, template, spec, reason)
 
 

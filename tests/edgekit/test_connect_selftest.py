@@ -22,7 +22,7 @@ from edgekit.connect.answers import (
 )
 from edgekit.connect.clients import clients
 from edgekit.connect.connecting import connection
-from edgekit.connect.selftest import CHECKS, LABELS, Outcome, run
+from edgekit.connect.selftest import CHECKS, LABELS, Outcome, companion, run
 from edgekit.connect.server import Served, Server, ask, choose, root
 from edgekit.errors import BusyError, EngineFailedError, UsageError
 from tests.support.http_server import config_for, running
@@ -236,7 +236,8 @@ def test_a_model_without_fim_gets_a_companion() -> None:
     for name, check in (("continue", "completion"), ("llama-vim", "infill")):
         note = outcomes(lambda path, body: (500, ""), name)[check]
         assert note.status == "warn"
-        assert "edgekit deploy m qwen2.5-coder-1.5b" in str(note.fix)
+        assert f"edgekit deploy m {companion()}" in str(note.fix)
+    assert companion().startswith("qwen2.5-coder")
 
 
 def test_a_prompt_that_is_cut_is_found() -> None:
@@ -281,6 +282,7 @@ def test_answers_of_any_shape_do_not_raise() -> None:
         (200, "<html>", EngineFailedError),
         (200, '{"data": [3]}', EngineFailedError),
         (200, '{"data": []}', EngineFailedError),
+        (200, '{"data": [{"id": "a\\u001b[2J"}]}', EngineFailedError),
         (404, "{}", EngineFailedError),
     ],
 )
@@ -360,6 +362,13 @@ def test_what_is_not_known_is_not_written() -> None:
     assert "contextLength" not in chat
     assert "None" not in json.dumps([e.value for e in plan.files[0].edits])
     assert any("does not say the context" in warning for warning in plan.warnings)
+
+
+def test_a_name_cannot_get_out_of_a_vim_string() -> None:
+    model = Served("m' | call system('x') | '", 4096, False, True)
+    server = Server("http://h:1", None, False, (model,), model, None, "")
+    plan = connection(clients()["llama-vim"], server)
+    assert "'m'' | call system(''x'') | '''," in plan.files[0].edits[0].value
 
 
 def test_every_check_of_a_client_exists() -> None:

@@ -22,6 +22,7 @@ RULES = [
     Rule("think", [["[THINK]", True], *said("hm"), ["[/THINK]", True], *said("yes")]),
     Rule("count", said("one two three four"), pause_s=0.01),
     Rule("limit", said("aaaa"), finish="length"),
+    Rule("slow call", [*WEATHER[:4], *said('{"city": "Bern"}')], pause_s=0.02),
     Rule("split character", [["\udcc3", False], ["\udca9", False]]),
     Rule("long", said("x" * 2000), pause_s=0.02),
     Rule("silent", said("late"), silent_s=0.5),

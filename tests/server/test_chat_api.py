@@ -193,6 +193,16 @@ def test_keep_alive_on_a_silent_stream(server: Server) -> None:
     sse.check_chat_stream(found)
 
 
+def test_keep_alive_while_a_call_is_being_written(server: Server) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather"}}]
+    _, found = sse.post(
+        f"{server.url}/v1/chat/completions", _body("slow call", stream=True, tools=tools)
+    )
+    first_call = next(i for i, item in enumerate(found) if "tool_calls" in str(item))
+    assert ": keep-alive" in found[:first_call]
+    sse.check_chat_stream([item for item in found if item != ": keep-alive"])
+
+
 def test_fields_that_real_clients_send_are_taken(server: Server) -> None:
     body = _body(
         "hi",

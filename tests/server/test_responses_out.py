@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit_server.api.choice import Usage
-from edgekit_server.api.responses_out import Writer
+from edgekit_server.api.responses_head import refused
+from edgekit_server.api.responses_out import Writer, written_out
 from edgekit_server.api.responses_tools import Toolbox, toolbox_of
 from edgekit_server.chat.parser import Event, ReasoningText, Text, ToolCall, merge
 from edgekit_server.engine.wire import TopToken
 from edgekit_server.errors import EngineDiedError
-from tests.support.responses_contract import RESPONSE_KEYS, check_stream
+from tests.support.responses_contract import RESPONSE_KEYS, check_stream, read
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=3, reasoning_tokens=2)
 CALL = ToolCall(0, "abcdefghi", "weather", '{"city": "Bern"}')
@@ -145,6 +146,13 @@ def test_a_failure_keeps_what_was_said(events: list[Event]) -> None:
     final = check_stream(written)
     assert final is not None
     assert final["error"] == {"code": "engine_died", "message": "it died"}
+
+
+def test_a_refusal_within_a_stream_keeps_the_contract() -> None:
+    lines = written_out(refused("context_length_exceeded", "too long")).decode().split("\n")
+    final = check_stream(read([": keep-alive", "", *lines]))
+    assert final is not None
+    assert final["error"] == {"code": "context_length_exceeded", "message": "too long"}
 
 
 def test_a_cut_answer_says_why() -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from edgekit_server import app as app_module
+from edgekit_server import client as client_module
 from edgekit_server.errors import ConfigError, ModelMissingError
 from tests.support import sse
 from tests.support.fleet import Fleet, fleet, model
@@ -53,14 +54,14 @@ def test_models_answer_to_their_names_and_are_loaded_when_asked_for(tmp_path: Pa
     models = [model(tmp_path, "a"), model(tmp_path, "b", aliases=("bee",)), model(tmp_path, "c")]
     with fleet(tmp_path, *models) as running:
         assert running.status() == {"a": "loaded", "b": "unloaded", "c": "unloaded"}
-        before = httpx.get(f"{running.server.url}/v1/models/bee").json()
+        before = running.http.get(f"{running.server.url}/v1/models/bee").json()
         assert "context_length" not in before
         assert "capabilities" not in before
         assert running.answer("b") == "b"
         assert running.answer("bee") == "b"
         assert running.answer("a") == "a"
         assert running.status() == {"a": "loaded", "b": "loaded", "c": "unloaded"}
-        after = httpx.get(f"{running.server.url}/v1/models/bee").json()
+        after = running.http.get(f"{running.server.url}/v1/models/bee").json()
         assert after["id"] == "b"
         assert after["context_length"] == 2048
         assert after["capabilities"] == ["chat", "completion", "fim", "tools"]
@@ -98,7 +99,9 @@ def test_the_least_recently_used_one_makes_room(tmp_path: Path) -> None:
         process = running.model("a").client.process
         assert process.poll() is not None
         # What was known of it still is.
-        assert httpx.get(f"{running.server.url}/v1/models/a").json()["context_length"] == 2048
+        assert (
+            running.http.get(f"{running.server.url}/v1/models/a").json()["context_length"] == 2048
+        )
         assert [running.loads(name) for name in "abc"] == [1, 2, 1]
 
 
@@ -125,7 +128,9 @@ def test_a_busy_one_is_waited_for(tmp_path: Path) -> None:
         # Who comes later for the one that has to go stands behind: nobody waits for ever.
         behind = pool.submit(running.answer, "a")
         until(lambda: running.server.app.state.router.waiting == 2)
-        assert "edgekit_requests_waiting 2" in httpx.get(f"{running.server.url}/metrics").text
+        assert (
+            "edgekit_requests_waiting 2" in running.http.get(f"{running.server.url}/metrics").text
+        )
         time.sleep(0.1)
         assert running.loaded() == {"a"}
         assert not waits.done()
@@ -133,6 +138,29 @@ def test_a_busy_one_is_waited_for(tmp_path: Path) -> None:
         assert waits.result(10) == "b"
         assert behind.result(10) == "a"
         assert (running.loads("a"), running.loads("b")) == (2, 1)
+
+
+def test_while_one_is_leaving_no_other_goes_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "STOP_PATIENCE_S", 0.7)
+    models = [model(tmp_path, name) for name in "abc"]
+    with (
+        fleet(tmp_path, *models, memory_budget_bytes=2) as running,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        body = {"model": "a", "messages": [{"role": "user", "content": "hangs"}]}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.server.url}/v1/chat/completions", json=body, timeout=0.3)
+        running.answer("b")
+        waits = pool.submit(running.answer, "c")
+        until(lambda: running.model("a").leaving)
+        for _ in range(3):
+            running.answer("b")
+        assert running.model("a").leaving
+        assert waits.result(10) == "c"
+        assert running.loaded() == {"b", "c"}
+        assert running.loads("b") == 1
 
 
 def test_waiting_ends_in_a_503(tmp_path: Path) -> None:
@@ -216,8 +244,8 @@ def test_an_unused_one_is_unloaded_and_comes_back(tmp_path: Path) -> None:
         assert running.status()["a"] == "loaded"
         open_stream.close()
         until(lambda: running.loaded() == set())
-        assert httpx.get(f"{running.server.url}/readyz").status_code == 200
-        text = httpx.get(f"{running.server.url}/metrics").text
+        assert running.http.get(f"{running.server.url}/readyz").status_code == 200
+        text = running.http.get(f"{running.server.url}/metrics").text
         assert 'edgekit_model_loaded{model="a"} 0' in text
         assert 'edgekit_model_loads_total{model="b"} 1' in text
         assert running.answer("a") == "a"
@@ -234,7 +262,10 @@ def test_a_child_that_dies_takes_no_other_with_it(tmp_path: Path) -> None:
         until(lambda: running.model("b").restarts == 2)
         assert open_stream.rest()[-1] == "[DONE]"
         assert running.model("a").restarts == 0
-        assert "edgekit_engine_restarts_total 2" in httpx.get(f"{running.server.url}/metrics").text
+        assert (
+            "edgekit_engine_restarts_total 2"
+            in running.http.get(f"{running.server.url}/metrics").text
+        )
 
 
 def test_one_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
@@ -248,19 +279,19 @@ def test_one_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
             assert "scripted failure" in refused.json()["error"]["message"]
         assert running.loads("b") == 1
         assert running.status() == {"a": "loaded", "b": "unloaded"}
-        assert httpx.get(f"{running.server.url}/health").status_code == 200
+        assert running.http.get(f"{running.server.url}/health").status_code == 200
         assert running.answer("a") == "a"
 
 
 def test_ready_is_when_those_of_the_start_are(tmp_path: Path) -> None:
     models = [model(tmp_path, "a"), model(tmp_path, "b", preload=True), model(tmp_path, "c")]
-    slow = {"b": StubEngine([], tmp_path / "b.log", load_s=0.6)}
+    slow = {"b": StubEngine([], tmp_path / "b.log", load_s=2.0)}
     with fleet(tmp_path, *models, stubs=slow, wait=False) as running:
         until(lambda: running.server.app.state.router.served[0].status == "loaded")
-        assert httpx.get(f"{running.server.url}/readyz").status_code == 503
-        assert running.answer("a") == "a"
+        assert running.http.get(f"{running.server.url}/readyz").status_code == 503
         assert running.post(model="b").status_code == 503
-        until(lambda: httpx.get(f"{running.server.url}/readyz").status_code == 200)
+        assert running.answer("a") == "a"
+        until(lambda: running.http.get(f"{running.server.url}/readyz").status_code == 200)
         assert running.status() == {"a": "loaded", "b": "loaded", "c": "unloaded"}
 
 

@@ -20,6 +20,7 @@ from tests.support.stub_engine import Rule, StubEngine, said
 RULES = [
     Rule("long", said("x" * 2000), pause_s=0.01),
     Rule("second", said("x" * 20), pause_s=0.05),
+    Rule("hangs", said("ab"), hang=True),
     Rule("dies", said("abcd"), die_after=2, pause_s=0.02),
 ]
 
@@ -30,13 +31,14 @@ class Fleet:
 
     stubs: dict[str, StubEngine]
     server: Server = field(init=False)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
 
     def spawn(self, config: EngineConfig) -> tuple[subprocess.Popen[bytes], socket.socket]:
         return self.stubs[config.model_id].spawn(config)
 
     def status(self) -> dict[str, str]:
         """Return the status of each model, as clients see it."""
-        found = httpx.get(f"{self.server.url}/v1/models").json()["data"]
+        found = self.http.get(f"{self.server.url}/v1/models").json()["data"]
         return {model["id"]: model["status"]["value"] for model in found}
 
     def loaded(self) -> set[str]:
@@ -54,7 +56,7 @@ class Fleet:
         asked = {"messages": [{"role": "user", "content": text}]}
         if path == "completions":
             asked = {"prompt": text}
-        return httpx.post(f"{self.server.url}/v1/{path}", json={**asked, **body}, timeout=20)
+        return self.http.post(f"{self.server.url}/v1/{path}", json={**asked, **body})
 
     def answer(self, name: str) -> str:
         """Have a model answer; return the name that the answer bears."""
@@ -79,7 +81,8 @@ def fleet(
     }
     found = Fleet({**made, **(stubs or {})})
     config = ServeConfig(engine=models[0].engine, port=0, models=models, keepalive_s=0.1)
-    with running(replace(config, **settings), found.spawn, wait=wait) as found.server:
+    with found.http, running(replace(config, **settings), found.spawn, wait=wait) as server:
+        found.server = server
         yield found
 
 

@@ -69,6 +69,8 @@ def read(lines: Iterable[str]) -> list[Typed]:
             assert name is not None, f"data without an event name: {line}"
             assert data is None, f"two data lines in one event: {line}"
             data = json.loads(line.removeprefix("data: "))
+        elif line.startswith(": ") and not events and name is None:
+            continue  # A model is being loaded: there is no response yet that could be in progress.
         else:
             assert line == "", f"neither event nor data (readers ignore comments): {line!r}"
             if name is None:
@@ -102,12 +104,12 @@ def check_response(response: Typed) -> None:
     """Assert the form of a whole response: a request's own, or a stream's last."""
     missing = RESPONSE_KEYS - response.keys()
     assert not missing, f"the response lacks {sorted(missing)}"
+    status, output = response["status"], response["output"]
     assert response["object"] == "response"
     assert re.fullmatch(r"resp_[0-9a-f]{32}", response["id"]), response["id"]
     assert isinstance(response["created_at"], int)
     assert isinstance(response["model"], str)
-    assert response["model"]
-    status, output = response["status"], response["output"]
+    assert response["model"] or status == "failed" or not output, "no model's name"
     assert isinstance(output, list), "output is no list"
     assert len({item["id"] for item in output}) == len(output), "two items have one id"
     for item in output:

@@ -50,7 +50,9 @@ def rules_of(spec: Spec, hello: Hello, names: Sequence[str], *, single: bool) ->
     tokens = _tokens(spec, hello)
     before, between, after = form.many
     shape = before + form.written + between + after
-    if not spec.text_markers and any(m in shape and m not in tokens for m in _markers(spec)):
+    needed = [] if spec.text_markers or form.guess else [*form.open, *form.inner]
+    needed += [*spec.channels.open, spec.channels.message] if spec.channels else []
+    if any(marker in shape and marker not in tokens for marker in needed):
         return None
     write = _Writer(tokens)
     single = single or spec.channels is not None
@@ -101,14 +103,14 @@ def _after_opening(
             write.one(form.written.removeprefix(opening), at, name) for at, name in enumerate(names)
         ]
         rest, single = Form(form.kind, ()), True
-    letters = re.sub(r"([^\w\s])", r"\\\1", opening)
+    letters = re.sub(r"[^A-Za-z0-9]", lambda hit: f"\\x{{{ord(hit.group()):x}}}", opening)
     thought = [spec.reasoning.open, spec.reasoning.close] if spec.reasoning else []
     tokens = [str(hello.control_ids[m]) for m in thought if m in hello.control_ids]
     other = f" | TEXT? <[{','.join(tokens)}]>" if tokens else ""
     return "\n".join(
         [
-            f"start: (UPTO calls{other})* TEXT?",
-            f"UPTO[lazy]: /(.|\\n)*{letters}/",
+            f"start: (upto calls{other})* TEXT?",
+            f"upto[lazy]: /(.|\\n)*{letters}/",
             f"TEXT: /(.|\\n)+/ & ~/(.|\\n)*{letters}(.|\\n)*/",
             _calls(write, rest, ones, single=single),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -107,14 +108,17 @@ async def follow(
 ) -> AsyncGenerator[tuple[Choice, list[Event]] | None, None]:
     """Yield (choice, events) until all choices finished; None after each silent `keepalive_s`.
 
+    Silent is also an engine whose tokens show nothing yet: the arguments of a long call.
     Raises the ServerError that ended the call. The engine stops working on a choice as soon as
     its parser needs no more.
     """
     timer = metrics.timer(call.n_prompt, call.began)
+    shown_s = time.monotonic()
     try:
         while not all(choice.ended() for choice in choices):
             arrival = await call.next(keepalive_s)
             if arrival is None:
+                shown_s = time.monotonic()
                 yield None
                 continue
             choice = choices[arrival.index]
@@ -127,5 +131,10 @@ async def follow(
             if choice.ended():
                 call.cancel(choice.index)
             yield choice, events
+            if events:
+                shown_s = time.monotonic()
+            elif keepalive_s is not None and time.monotonic() - shown_s >= keepalive_s:
+                shown_s = time.monotonic()
+                yield None
     finally:
         call.cancel()

@@ -58,12 +58,26 @@ def after_reasoning(
         return grammar
     start, end = (hello.control_ids.get(m) for m in (spec.reasoning.open, spec.reasoning.close))
     if end is None or start is None:
-        return grammar
+        return _after_text(grammar, spec, rendered, hello, thinking=thinking)
     if in_reasoning(spec, rendered):
         return replace(grammar, lead=[end])
     # Families share their markers with models that never think: those have no such prompt.
     told = any(real and spec.reasoning.open in text for text, real in rendered.pieces)
     return replace(grammar, lead=[start, end]) if told and thinking is not False else grammar
+
+
+def _after_text(
+    grammar: Grammar, spec: Spec, rendered: Rendered, hello: Hello, *, thinking: bool | None
+) -> Grammar:
+    """The same, where the markers are ordinary text in this vocabulary."""
+    if spec.reasoning is None or not spec.text_markers:
+        return grammar
+    markers = [spec.reasoning.open, spec.reasoning.close]
+    if in_reasoning(spec, rendered):
+        return replace(grammar, lead_text=markers[1:])
+    closed = rendered.pieces and rendered.pieces[-1][0].rstrip().endswith(markers[1])
+    thinks = markers[0] in (hello.chat_template or "") and thinking is not False and not closed
+    return replace(grammar, lead_text=markers) if thinks else grammar
 
 
 def in_reasoning(spec: Spec, rendered: Rendered) -> bool:

@@ -14,6 +14,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..holding import present
+from .responses_head import refused
+from .responses_out import written_out
 from .sse import KEEP_ALIVE
 
 PATHS = frozenset(
@@ -92,9 +94,7 @@ def error_event(path: str, body: bytes) -> bytes:
     if path == "/v1/messages":
         name = b"event: error\n"
     elif path == "/v1/responses":
-        name = b"event: error\n"
-        error = said.get("error", {})
-        fields = {key: error.get(key) for key in ("code", "message", "param")}
-        said = {"type": "error", "sequence_number": 0, **fields}
+        error = said["error"]
+        return written_out(refused(error.get("code") or "server_error", error["message"]))
     text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
     return name + b"data: " + text.encode("utf-8", "replace") + b"\n\n"

@@ -7,10 +7,14 @@ prompt that does not fit without any other file is a 400, as in every dialect.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from weakref import WeakKeyDictionary
 
 from ..chat.fim import File, Layout, newest_that_fit
+from ..client import EngineClient
 from ..engine.wire import Piece
 from ..router import Model
 from .params import with_bos
@@ -20,6 +24,9 @@ RESERVE = 256
 COUNTED_AT_ONCE = 4
 MOST_BYTES_PER_TOKEN = 64
 """A file of more than this for each token of the context is left out uncounted."""
+MOST_SIZES = 1024
+_sizes: WeakKeyDictionary[EngineClient, OrderedDict[bytes, int]] = WeakKeyDictionary()
+"""Tokens of the files last seen, by model: editors send the same ones at every keystroke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +83,14 @@ async def files_that_fit(model: Model, layout: Layout, fill: Fill, n_predict: in
     if not fill.files or sum(len(text.encode("utf-8", "replace")) + 1 for text, _ in whole) <= room:
         return len(fill.files)
     # With the marks around files, which are there as soon as there is one.
-    room -= await _count(model, with_bos(layout.pieces(fill.prefix, fill.suffix), model.hello))
-    room -= await _count(model, _marks(layout))
+    core = with_bos(layout.pieces(fill.prefix, fill.suffix), model.hello)
+    room -= await _count(model, core) + await _size(model, _marks(layout))
     most_bytes = MOST_BYTES_PER_TOKEN * model.hello.n_ctx_seq
     sizes: list[int] = []
     for at in range(len(fill.files), 0, -COUNTED_AT_ONCE):
         group = fill.files[max(0, at - COUNTED_AT_ONCE) : at]
         counted = (
-            _count(model, _alone(layout, file)) if len(file.text) <= most_bytes else _no_room(room)
+            _size(model, _alone(layout, file)) if len(file.text) <= most_bytes else _no_room(room)
             for file in group
         )
         sizes[:0] = await asyncio.gather(*counted)
@@ -107,6 +114,18 @@ def _alone(layout: Layout, file: File) -> list[Piece]:
 
 async def _count(model: Model, pieces: list[Piece]) -> int:
     return len(await model.client.tokenize(pieces, param="input_extra")) if pieces else 0
+
+
+async def _size(model: Model, pieces: list[Piece]) -> int:
+    """Return the tokens of a file, counted once."""
+    known = _sizes.setdefault(model.client, OrderedDict())
+    key = blake2b(repr(pieces).encode("utf-8", "replace"), digest_size=16).digest()
+    if (size := known.get(key)) is None:
+        size = known[key] = await _count(model, pieces)
+        while len(known) > MOST_SIZES:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return size
 
 
 async def _no_room(room: int) -> int:

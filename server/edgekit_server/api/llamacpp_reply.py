@@ -75,7 +75,7 @@ def final(job: Job, track: Track, content: str) -> dict[str, object]:
         "truncated": job.omitted is not None or full,
         "stop_type": stop_type(track, warms_up=body.warms_up),
         "stopping_word": choice.parser.stopped_by or "",
-        "tokens_cached": n_prompt + choice.n_tokens,
+        "tokens_cached": choice.n_cached if track.first is None else n_prompt + choice.n_tokens,
         "timings": track.timings(n_prompt, time.monotonic()),
     }
     if track.limit is not None:

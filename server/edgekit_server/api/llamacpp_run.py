@@ -81,8 +81,9 @@ class Track:
         return self.choice.parser.finish()
 
     def timings(self, n_prompt: int, now: float) -> dict[str, object]:
-        """Return llama-server's object; a phase that never was counts 0."""
+        """Return llama-server's object; a phase that never was, or did not end, counts 0 tokens."""
         cached = self.choice.n_cached
+        computed = max(0, n_prompt - cached) if self.first is not None else 0
         waited_ms = ((self.first or now) - self.began) * 1000.0
         measured = self.choice.prefill_ms
         prompt_ms = waited_ms if measured is None else measured
@@ -91,7 +92,7 @@ class Track:
             predicted_ms = (self.last - self.first) * 1000.0
         timings: dict[str, object] = {"cache_n": cached}
         phases = (
-            ("prompt", max(0, n_prompt - cached), prompt_ms),
+            ("prompt", computed, prompt_ms),
             ("predicted", self.choice.n_tokens, predicted_ms),
         )
         for name, n, ms in phases:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncGenerator
 
@@ -76,16 +75,10 @@ async def _stream(
     conversation: Conversation, writer: Writer, keepalive_s: float
 ) -> AsyncGenerator[bytes, None]:
     yield _named(writer.start(sum(conversation.call.n_prompt)))
-    last_s = time.monotonic()
     try:
         async for step in conversation.steps(keepalive_s):
-            written = [] if step is None else writer.events(step[1])
-            # The engine may be busy with a long call, of which nothing is shown until it is whole.
-            if step is None or (not written and time.monotonic() - last_s >= keepalive_s):
-                written = [{"type": "ping"}]
-            for data in written:
+            for data in [{"type": "ping"}] if step is None else writer.events(step[1]):
                 yield _named(data)
-                last_s = time.monotonic()
     except ServerError as error:
         yield _named(anthropic_body(error))
         return

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 from fastapi import APIRouter, Request
 from pydantic import JsonValue as Json
 from starlette.responses import JSONResponse, Response
 
-from ..engine.wire import Sampling
 from ..errors import RequestError, ServerError
 from .body import body_document, read_model
 from .conversation import Conversation, begin
+from .responses_head import head_of
 from .responses_in import Translated, items_of, translate
-from .responses_out import Typed, Writer, new_id
+from .responses_out import Typed, Writer, written_out
 from .responses_schema import ResponsesRequest
 from .responses_store import Item, ResponseStore, Stored
-from .sse import EventStream, event
+from .sse import EventStream
 
 routes = APIRouter()
 
@@ -36,7 +35,7 @@ async def create_response(request: Request) -> Response:
         conversation = await begin(request, translated.chat)
     except RequestError as error:
         raise translated.in_own_words(error) from None
-    writer = Writer(_head(body, translated, conversation), translated.shown)
+    writer = Writer(head_of(body, translated.shown, conversation.model.id), translated.shown)
 
     def keep(response: dict[str, Json]) -> None:
         if body.store is not False:
@@ -87,56 +86,6 @@ async def _read(
     return items, before, translate(body, earlier, items)
 
 
-def _head(
-    body: ResponsesRequest, translated: Translated, conversation: Conversation
-) -> dict[str, Json]:
-    """Return the response object without what the answer adds: true values, not the asked ones."""
-    default = Sampling()
-    verbosity = body.text.verbosity if body.text else None
-    return {
-        "id": new_id("response"),
-        "object": "response",
-        "created_at": int(time.time()),
-        "status": "in_progress",
-        "background": False,
-        "error": None,
-        "incomplete_details": None,
-        "instructions": body.instructions,
-        "max_output_tokens": body.max_output_tokens or body.max_tokens,
-        "max_tool_calls": None,
-        "metadata": cast("Json", body.metadata or {}),
-        "model": conversation.model.id,
-        "output": [],
-        "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "previous_response_id": body.previous_response_id,
-        "prompt_cache_key": body.prompt_cache_key,
-        "reasoning": {
-            "effort": body.reasoning.effort if body.reasoning else None,
-            "summary": None,
-        },
-        "safety_identifier": body.safety_identifier,
-        "service_tier": "default",
-        "store": body.store is not False,
-        "temperature": default.temperature if body.temperature is None else body.temperature,
-        "text": {"format": _format(body), "verbosity": verbosity or "medium"},
-        "tool_choice": body.tool_choice or "auto",
-        "tools": translated.shown.echo(),
-        "top_logprobs": body.top_logprobs or 0,
-        "top_p": default.top_p if body.top_p is None else body.top_p,
-        "truncation": "disabled",
-        "usage": None,
-        "user": body.user,
-    }
-
-
-def _format(body: ResponsesRequest) -> Json:
-    given = body.text.format if body.text else None
-    if given is None or given.type != "json_schema":
-        return {"type": given.type if given else "text"}
-    said = given.model_dump(exclude_none=True, exclude={"schema_"})
-    return {**said, "schema": given.schema_}
-
-
 def _finish(conversation: Conversation, writer: Writer) -> list[Typed]:
     cut = conversation.choices[0].finish == "length"
     return writer.finish(conversation.usage(), cut=cut)
@@ -145,30 +94,23 @@ def _finish(conversation: Conversation, writer: Writer) -> list[Typed]:
 async def _stream(
     conversation: Conversation, writer: Writer, keep: Keep, keepalive_s: float
 ) -> AsyncGenerator[bytes, None]:
-    yield _written(writer.begin())
+    yield written_out(writer.begin())
     try:
         async for step in conversation.steps(keepalive_s):
             if step is None:
-                yield _written([writer.still()])
+                yield written_out([writer.still()])
                 continue
             choice, events = step
             logprobs, choice.logprobs = choice.logprobs, []
             written = writer.take(events, logprobs)
             if written:
-                yield _written(written)
+                yield written_out(written)
     except ServerError as error:
-        yield _written(writer.fail(error))
+        yield written_out(writer.fail(error))
         return
     last = _finish(conversation, writer)
     response = last[-1]["response"]
     assert isinstance(response, dict)
     # Before the client knows the id: it may go on from it at once.
     keep(response)
-    yield _written(last)
-
-
-def _written(events: Iterable[Typed]) -> bytes:
-    """Return events as lines; readers of this dialect want the name beside the data."""
-    return b"".join(
-        b"event: " + str(typed["type"]).encode() + b"\n" + event(typed) for typed in events
-    )
+    yield written_out(last)

@@ -7,7 +7,7 @@ the whole response. A whole answer is that last response, so both ways of asking
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 from pydantic import JsonValue as Json
@@ -17,6 +17,7 @@ from ..engine.wire import TopToken
 from ..errors import ServerError
 from .choice import Usage
 from .responses_tools import Toolbox
+from .sse import event
 
 Typed = dict[str, Json]
 """One event, `type` and `sequence_number` first."""
@@ -30,6 +31,13 @@ _DELTAS = {"message": "output_text", "reasoning": "reasoning_text"}
 def new_id(kind: str) -> str:
     """Return a fresh id of an item or a response."""
     return f"{_PREFIX[kind]}_{uuid.uuid4().hex}"
+
+
+def written_out(events: Iterable[Typed]) -> bytes:
+    """Return events as lines; readers of this dialect want the name beside the data."""
+    return b"".join(
+        b"event: " + str(typed["type"]).encode() + b"\n" + event(typed) for typed in events
+    )
 
 
 class Writer:
@@ -73,15 +81,15 @@ class Writer:
         """
         self._logprobs += [_logprob(token, tops) for token, tops in logprobs]
         written: list[Typed] = []
-        for event in events:
-            match event:
+        for item in events:
+            match item:
                 case Text():
-                    written += self._text("message", event)
+                    written += self._text("message", item)
                 case ReasoningText():
-                    written += self._text("reasoning", event)
+                    written += self._text("reasoning", item)
                 case ToolCall():
                     self._blank = None
-                    written += [*self._close("completed"), *self._call(event)]
+                    written += [*self._close("completed"), *self._call(item)]
         return written
 
     def finish(self, usage: Usage, *, cut: bool) -> list[Typed]:

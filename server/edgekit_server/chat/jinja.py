@@ -62,6 +62,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
+    environment.filters["json_or_text"] = _json_or_text
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
@@ -157,6 +158,14 @@ def _tojson(
         separators=separators,
         sort_keys=sort_keys,
     )
+
+
+def _json_or_text(text: str) -> object:
+    """Not Hugging Face's: for our own templates (templates/), which Mistral's v3 form needs."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _raise_exception(message: str) -> NoReturn:

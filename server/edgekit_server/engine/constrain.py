@@ -64,7 +64,8 @@ class Grammars:
 
     def compile(self, grammar: Grammar) -> Matcher:
         """Return a matcher at its start. Raises GrammarError, with the grammar's `param`."""
-        key = repr((grammar.kind, grammar.text, grammar.schemas, grammar.lead, grammar.lenient))
+        lead = (grammar.lead, grammar.lead_text)
+        key = repr((grammar.kind, grammar.text, grammar.schemas, lead, grammar.lenient))
         kept = self._kept.get(key)
         if kept is None:
             done: Future[LLMatcher] = Future()

@@ -49,6 +49,8 @@ class Grammar:
     lead: list[int] = field(default_factory=list)
     """Control tokens around reasoning before the answer: [end], where it is open already, or
     [start, end], where the answer may begin with it."""
+    lead_text: list[str] = field(default_factory=list)
+    """The same, where a model writes these as ordinary text."""
     lenient: bool = False
     """Nobody asked for it: a schema that cannot be held becomes any object, and a grammar that
     cannot be held, free text."""

@@ -8,7 +8,7 @@ const WORDS = {
   restarting: ["Restarting", "is coming back: its engine died and is being restarted"],
   failed: ["Failed", "did not load"],
   stopped: ["Stopped", "has stopped"],
-  unloaded: ["Resting", "is loaded when somebody asks for it"],
+  unloaded: ["Resting", "is resting"],
 };
 
 const NAMES = { completion: "text completion", fim: "fill in the middle", tools: "tool calls" };
@@ -16,11 +16,10 @@ const NAMES = { completion: "text completion", fim: "fill in the middle", tools:
 /** Show one model of a status answer. */
 export function showStatus(status, model, report) {
   const [word, verdict] = WORDS[model.state] ?? [model.state, `is ${model.state}`];
-  const sentence = `${model.id} ${verdict}`;
-  state(model.state, word, sentence);
+  state(model.state, word, `${model.id} ${verdict}`);
   say($("lead"), lead(model, status, report));
   const failed = model.failure;
-  const why = failed ? [failed.message, failed.hint].filter(Boolean).join(". ") : "";
+  const why = failed ? [failed.message, failed.hint].filter(Boolean).map(sentence).join(" ") : "";
   say($("reason"), why);
   show($("reason"), Boolean(why));
   fill($("tiles"), tiles(status, model), true);
@@ -37,12 +36,16 @@ export function showSilence(message) {
   say($("lead"), "This page asks again every two seconds.");
 }
 
-function state(name, word, sentence) {
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
+function state(name, word, verdict) {
   $("dot").dataset.state = name;
   say($("state-word"), word);
-  say($("verdict"), sentence);
-  say($("said"), sentence);
-  document.title = `${sentence} · edgekit`;
+  say($("verdict"), verdict);
+  say($("said"), verdict);
+  document.title = `${verdict} · edgekit`;
 }
 
 function lead(model, status, report) {
@@ -52,7 +55,8 @@ function lead(model, status, report) {
   const pace = status.ttft_ms.p50 === null
     ? "" : ` Lately the first token came after ${ms(status.ttft_ms.p50)}` +
       (status.itl_ms.p50 === null ? "." : `, then one every ${ms(status.itl_ms.p50)}.`);
-  return head ? `${head}.${pace}` : "";
+  const rest = model.state === "unloaded" ? " It is loaded when somebody asks for it." : "";
+  return head ? `${head}.${rest}${pace}` : rest.trim();
 }
 
 function shared({ n_ctx: all, n_ctx_seq: each, n_seq_max: n }) {
@@ -81,8 +85,9 @@ function tiles(status, model) {
 function spanned(status) {
   const { ttft_ms: ttft, itl_ms: itl } = status;
   if (!ttft.samples) return "No answer in the last ten minutes.";
+  const whose = status.models.length > 1 ? " of all models" : "";
   const few = ttft.p95 === null || itl.p95 === null ? " A p95 needs 20." : "";
-  return `TTFT and ITL are medians of the last ten minutes: ${count(ttft.samples)} ` +
+  return `TTFT and ITL are medians of the last ten minutes${whose}: ${count(ttft.samples)} ` +
     `${ttft.samples === 1 ? "answer" : "answers"}, ${count(itl.samples)} gaps.${few}`;
 }
 

@@ -1,11 +1,11 @@
 // The page's own life: the key, the two-second look at /status, and who draws what.
 
 import { ask, keep, key, Refused } from "./api.js";
-import { settings } from "./clients.js";
 import { $, say, show } from "./dom.js";
 import { offer, showSilence, showStatus } from "./live.js";
 import { allow, fills, play } from "./play.js";
 import { showReport } from "./report.js";
+import { settings } from "./settings.js";
 
 const EVERY_MS = 2000;
 
