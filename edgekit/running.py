@@ -27,12 +27,14 @@ class Running:
 
 
 @contextmanager
-def announced(folder: Path, running: Running) -> Iterator[None]:
+def announced(folder: Path, running: Running, number: int = 0) -> Iterator[None]:
     """Keep the deployment's file in `folder` while the block runs.
+
+    `number` tells the models of one server apart; 0 is the first.
 
     Raises CannotCreateError or IoFailedError when it cannot be written.
     """
-    file = folder / f"{running.pid}.json"
+    file = folder / (f"{running.pid}-{number}.json" if number else f"{running.pid}.json")
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,

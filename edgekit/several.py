@@ -58,6 +58,21 @@ class Share:
     reason: str
 
 
+def with_roles(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Say what each model is for where nobody did: code to those trained to fill in.
+
+    Tokens for it are in many vocabularies, so the server cannot tell. Where all or none were
+    trained for it, or roles were given, they stay as they are.
+    """
+    fills = [model.card.fim is True for model in wanted]
+    if any(model.roles for model in wanted) or all(fills) or not any(fills):
+        return list(wanted)
+    return [
+        replace(model, roles=("completion",) if able else ("chat",))
+        for model, able in zip(wanted, fills, strict=True)
+    ]
+
+
 def share(wanted: Sequence[Wanted], device: Device) -> list[Share]:
     """Choose a file type and a context for each model, see the module's docstring.
 

@@ -28,12 +28,14 @@ COMMANDS = [
 # These two are the test run itself and the whole product; CI and the slow tests run them.
 MAKE = {"make deploy", "make test"}
 SERVING = [c for c in COMMANDS if c.startswith("edgekit deploy") and "--dry-run" not in c]
-PLAIN = [c for c in COMMANDS if c not in MAKE and c not in SERVING]
+CONNECTING = [c for c in COMMANDS if c.startswith("edgekit connect ")]
+PLAIN = [c for c in COMMANDS if c not in {*MAKE, *SERVING, *CONNECTING}]
 
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
     folders = {f"EDGEKIT_{n}_DIR": str(tmp_path / n.lower()) for n in ("DATA", "CONFIG", "CACHE")}
+    folders["HOME"] = str(tmp_path)
     return {k: v for k, v in os.environ.items() if not k.startswith("EDGEKIT_")} | folders
 
 
@@ -107,3 +109,18 @@ def test_bench_example(endpoint: str, env: dict[str, str], tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert "TTFT" in done.stdout
+
+
+def test_connect_examples(endpoint: str, env: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / ".continue" / "config.yaml"
+    assert len(CONNECTING) == 3
+    for command in CONNECTING:
+        done = subprocess.run(
+            argv(command, tmp_path),
+            env={**env, "EDGEKIT_CONNECT_URL": endpoint},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert config.exists() == ("--" not in command)

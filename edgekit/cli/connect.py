@@ -166,6 +166,8 @@ def _say(plan: Connection, changes: list[Change], reason: str, *, dry_run: bool)
     if dry_run:
         for change in changes:
             print(_masked(change.diff(), plan.secret), end="")
+        if not any(change.is_one for change in changes):
+            output.say("Unchanged", "nothing would be written")
         return
     size = f" · context {server.model.n_ctx:,}" if server.model.n_ctx else ""
     output.say("Client", plan.client.name)

@@ -92,7 +92,7 @@ def make(
     from edgekit.catalogue import find_device
     from edgekit.errors import UsageError
     from edgekit.plan import make_plan
-    from edgekit.several import share
+    from edgekit.several import share, with_roles
     from edgekit.store import Store
 
     if not dry_run and find_device(device).id != "this":
@@ -102,14 +102,17 @@ def make(
             hint="add --dry-run to see its plan, or leave --device out",
         )
     target, machine = device_for(device)
-    shares = share([model for model, _ in wanted], target)
+    shares = share(with_roles([model for model, _ in wanted]), target)
     store = Store(paths.store_dir())
     targets: list[Target] = []
-    for found, (model, folder) in zip(shares, wanted, strict=True):
+    for found, (_, folder) in zip(shares, wanted, strict=True):
+        model = found.wanted
         plan = make_plan(
             model.card, target, found.choice, store, host=host, port=port, folder=folder, tune=tune
         )
         if not dry_run and plan.entry is None and plan.weights is None:
             raise deploy.weights_missing(plan)
-        targets.append(Target(plan, model, found.reason if len(shares) > 1 else None))
+        purpose = f"for {' and '.join(model.roles)}, " if model.roles else ""
+        beside = f"{purpose}{found.reason}" if len(shares) > 1 else None
+        targets.append(Target(plan, model, beside))
     return targets, machine, device_budget(target).bytes

@@ -130,7 +130,7 @@ def is_here(client: Client) -> str | None:
     """Return what shows that a client is installed: a command or a folder; None if nothing does."""
     for command in client.commands:
         at = shutil.which(command)
-        if at and not client.id.startswith("llama-"):
+        if at:
             return at
     for pattern in client.found:
         matches = glob.glob(str(place(pattern)))

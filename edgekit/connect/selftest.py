@@ -184,8 +184,12 @@ def _cancel(probe: Probe) -> Outcome:
         if response.status_code != 200:
             response.read()
             raise BrokenContractError(_refusal(response))
-        next((line for line in response.iter_lines() if line.startswith("data:")), None)
+        lines = response.iter_lines()  # kept: to let go of it is to close the stream
+        while not next(lines, "data:").startswith("data:"):
+            pass
         during = _in_flight(probe) or 0.0
+    if during <= before:
+        return Outcome(LABELS["cancel"], "skip", "the answer was over before it could be dropped")
     began = time.perf_counter()
     while (now := _in_flight(probe)) is not None and now > before and now >= during:
         waited = time.perf_counter() - began

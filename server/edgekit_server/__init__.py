@@ -11,9 +11,9 @@ __all__ = ["EngineConfig", "ServeConfig", "ServerError", "serve"]
 
 
 def serve(config: ServeConfig, *, on_ready: Callable[[str], object] | None = None) -> None:
-    """Serve one model until SIGINT or SIGTERM.
+    """Serve the models of `config` until SIGINT or SIGTERM.
 
-    `on_ready(url)` is called in its own thread once the model answers. Raises ServerError
+    `on_ready(url)` is called in its own thread once those of the start answer. Raises ServerError
     subclasses: ConfigError, ModelMissingError and PortInUseError before anything is loaded,
     BadModelError or EngineDiedError if the model does not load.
     """

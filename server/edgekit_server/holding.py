@@ -22,6 +22,8 @@ class Holder:
         self._closed = False
         self.streams = False
         """Whether the client wants a stream: set when its body has been read."""
+        self.waits_s: float | None = None
+        """How long the client said it would wait."""
         self.say_alive: Callable[[], Awaitable[None]] | None = None
         """Sends the client a sign of life; None: there is no way to."""
 

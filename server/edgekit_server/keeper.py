@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
+from .api.deadline import timed_out
 from .client import LOADING_RETRY_S, State, not_ready
 from .config import ServeConfig
 from .engine.wire import Hello
@@ -87,11 +88,14 @@ class Keeper:
             holder.keep(served, lambda: self._release(served))
         if holder.holds(served) and served.client.state is State.READY:
             return await served.client.ready()
-        async with holder.alive(self._keepalive_s):
-            if not holder.holds(served):
-                await self._hold(served)
-                holder.keep(served, lambda: self._release(served))
-            return await self._ready(served)
+        try:
+            async with asyncio.timeout(holder.waits_s), holder.alive(self._keepalive_s):
+                if not holder.holds(served):
+                    await self._hold(served)
+                    holder.keep(served, lambda: self._release(served))
+                return await self._ready(served)
+        except TimeoutError:
+            raise timed_out() from None
 
     def end_open(self) -> None:
         """Send everyone in line away: the server is about to go."""

@@ -47,11 +47,6 @@ class Turn:
         if self.superseded.is_set():
             call.supersede()
 
-    def check(self) -> None:
-        """Raise the 499 if a newer request came: for answers that are sent whole."""
-        if self._call is not None:
-            self._call.check()
-
     def supersede(self) -> None:
         """A newer request is there."""
         self.superseded.set()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
-from .chat.builtin import completed
+from .chat.builtin import completed, fallback_of
 from .chat.family import Spec, recognise
 from .chat.template import ChatTemplate
 from .client import EngineClient, Spawn, State
@@ -162,6 +162,7 @@ class Served:
                 eos=hello.eos,
                 control_tokens=hello.control_tokens,
                 limited=True,
+                fallback=fallback_of(spec.family),
             )
             if source
             else None

@@ -138,6 +138,7 @@ def test_a_dry_run_writes_nothing_and_undo_takes_away_what_we_made(
     written(edgekit, name, "--url", url)
     if name != "cline":  # it wants the time
         assert tree(home) == first
+        assert edgekit(name, "--url", url, "--dry-run")[1].startswith("Unchanged")
     assert edgekit(name, "--undo")[0] == 0
     assert tree(home) == before
 

@@ -74,7 +74,7 @@ def jsonc_files(draw: st.DrawFn) -> str:
     return text.replace("\n", "\r\n") if draw(st.booleans()) else text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(jsonc_files())
 def test_jsonc_keeps_every_foreign_byte(text: str) -> None:
     new = edit_text("jsonc", text, EDITS)
@@ -85,7 +85,7 @@ def test_jsonc_keeps_every_foreign_byte(text: str) -> None:
         assert not re.search(r"(?<!\r)\n", new)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(jsonc_files())
 def test_jsonc_changes_our_value_and_nothing_else(text: str) -> None:
     new = edit_text("jsonc", text, EDITS)
@@ -167,7 +167,7 @@ def yaml_files(draw: st.DrawFn) -> str:
     return joined.replace("\n", "\r\n") if draw(st.booleans()) else joined
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files())
 def test_yaml_keeps_every_foreign_byte(text: str) -> None:
     new = edit_text("yaml", text, EDITS)
@@ -176,7 +176,7 @@ def test_yaml_keeps_every_foreign_byte(text: str) -> None:
     assert edit_text("yaml", new, EDITS) == new
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(yaml_files())
 def test_yaml_changes_our_value_and_nothing_else(text: str) -> None:
     new = edit_text("yaml", text, EDITS)
@@ -216,7 +216,7 @@ TOML_TABLES = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.sampled_from(TOML_HEAD), unique=True, max_size=5),
     st.lists(st.sampled_from(TOML_TABLES), unique=True, max_size=5),
@@ -254,7 +254,7 @@ def test_placeholders(value: Any, expected: Any) -> None:
 LINES = st.lists(st.sampled_from("abcd"), max_size=8).map(lambda x: "".join(f"{c}\n" for c in x))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(LINES, LINES)
 def test_a_merge_with_one_side_unchanged_is_the_other(base: str, other: str) -> None:
     assert merge(base, base, other) == other

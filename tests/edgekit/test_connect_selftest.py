@@ -374,3 +374,18 @@ def test_a_name_cannot_get_out_of_a_vim_string() -> None:
 def test_every_check_of_a_client_exists() -> None:
     for client in clients().values():
         assert set(client.checks) <= set(CHECKS) == set(LABELS)
+
+
+def test_an_answer_that_runs_on_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.connect.selftest.CANCEL_WAIT_S", 0.1)
+    asked: list[str] = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, str]:
+        if path == "/metrics":
+            return 200, f"edgekit_requests_in_flight {len(asked)}\n"
+        asked.extend([path] if "Count" in str(body) else [])
+        return 200, f"data: {json.dumps(START[1])}\n\n"
+
+    found = outcomes(answer, "llm")["cancel"]
+    assert found.status == "fail"
+    assert "still runs" in found.text

@@ -14,7 +14,19 @@ from edgekit.budget import device_budget
 from edgekit.catalogue import find_device, find_model
 from edgekit.errors import NoDeviceError, UsageError
 from edgekit.facts import GIB
-from edgekit.several import Share, Wanted, left_after, loaded_at_start, named, roles_of, share
+from edgekit.serve_child import from_request, to_request
+from edgekit.several import (
+    Share,
+    Wanted,
+    left_after,
+    loaded_at_start,
+    named,
+    roles_of,
+    share,
+    with_roles,
+)
+from edgekit_server import EngineConfig, ServeConfig
+from edgekit_server.config import ModelConfig
 from tests.support.cli import POCKET, Cli, free_port
 
 TABLE = f"""
@@ -108,6 +120,13 @@ def test_who_is_loaded_at_start() -> None:
     assert loaded_at_start(sizes, ["a"], None) == {"a"}
 
 
+def test_code_goes_to_those_who_were_trained_for_it() -> None:
+    talks, codes, both = want("mistral-3-small"), want("qwen2.5-coder-7b"), want("pocket")
+    assert [w.roles for w in with_roles([talks, codes])] == [("chat",), ("completion",)]
+    for others in ([talks], [codes, both], [replace(talks, roles=("chat",)), codes]):
+        assert with_roles(others) == others
+
+
 def test_roles_and_names() -> None:
     names = ["a", "b=c"]
     assert roles_of(["a=chat", "b=c=completion,embeddings", "a=rerank"], names) == {
@@ -120,6 +139,21 @@ def test_roles_and_names() -> None:
     assert named(["a"], names, "--pin") == {"a"}
     with pytest.raises(UsageError, match="--pin x"):
         named(["x"], names, "--pin")
+
+
+def test_settings_of_several_reach_the_server_as_they_are() -> None:
+    models = tuple(
+        ModelConfig(
+            EngineConfig(Path(f"/{name}.gguf"), name),
+            aliases=(name * 2,),
+            roles=("chat", "rerank"),
+            pinned=True,
+            memory_bytes=3,
+        )
+        for name in "ab"
+    )
+    config = ServeConfig(models[0].engine, models=models, memory_budget_bytes=7, idle_unload_s=1.5)
+    assert from_request(json.loads(json.dumps(to_request(config)))) == config
 
 
 def test_two_models_of_the_table_are_deployed(cli: Cli) -> None:
@@ -147,8 +181,12 @@ def test_two_models_of_the_table_are_deployed(cli: Cli) -> None:
         ):
             answer = httpx.post(f"{url}/{path}", json={**asked, "max_tokens": 2}, timeout=60)
             assert answer.json()["model"] == name
+        load = ("--users", "1", "--requests", "1", "--prompt-tokens", "16", "--output-tokens", "2")
+        bench = cli.json("bench", "mine", *load)
+        assert (bench["model"], bench["filetype"]) == ("mine", "Q8_0")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
+        assert list((cli.data / "running").iterdir()) == []
     finally:
         process.kill()
         process.communicate()

@@ -132,9 +132,7 @@ def test_demanded_calls_are_what_the_parser_reads(name: str, real: bool) -> None
     assert single is not None
     assert on.takes(single, one)
     assert not on.takes(single, two)
-    named = grammar_for(
-        spec, on, tool_choice={"type": "function", "function": {"name": "clock"}}
-    )
+    named = grammar_for(spec, on, tool_choice={"type": "function", "function": {"name": "clock"}})
     assert named is not None
     assert on.takes(named, written(spec, SECOND))
     assert not on.takes(named, one)
@@ -174,6 +172,20 @@ def test_harmony_may_think_before_a_demanded_call() -> None:
     assert grammar is not None
     thought = "<|channel|>analysis<|message|>Hm {x}.\n<|end|><|start|>assistant"
     assert on.takes(grammar, thought + written(spec, FIRST))
+
+
+def test_harmony_puts_a_constrained_answer_in_its_final_message() -> None:
+    spec, on = SPECS["harmony"], model(real=True)
+    plain = Grammar("json_schema", '{"type": "integer"}', "response_format")
+    grammar = after_reasoning(plain, spec, Rendered([], 0), on.hello, thinking=None)
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    for lead in ("", thought):
+        text = f"{lead}<|channel|>final<|message|>12"
+        assert on.takes(grammar, text)
+        assert read(spec, on, text) == ("12", [])
+    assert not on.takes(grammar, "12")
+    lacking = model(real=False)
+    assert after_reasoning(plain, spec, Rendered([], 0), lacking.hello, thinking=None) == plain
 
 
 @pytest.mark.parametrize("prompt", ["x<think>\n", "x"])

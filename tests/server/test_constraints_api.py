@@ -483,11 +483,11 @@ def test_reasoning_comes_first_and_is_free(thinker: Server) -> None:
     jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMA)
 
 
-def test_a_model_without_calls_refuses_to_be_made_to(folder: Path) -> None:
+def test_a_model_whose_template_knows_no_tools_calls_them_all_the_same(folder: Path) -> None:
     path = folder / "no-tools.gguf"
     write_model(path)
     with _serve(path) as server:
-        response = _chat(server, tools=TOOLS, tool_choice="required")
-        assert response.status_code == 400
-        assert response.json()["error"]["param"] == "tool_choice"
+        for choice, names in (("required", set(PARAMETERS)), (NAMED, {"get_weather"})):
+            answer = _answer(server, tools=TOOLS, tool_choice=choice, parallel_tool_calls=False)
+            _check_calls(answer, names)
         assert _answer(server, tools=TOOLS, max_tokens=3)["message"]

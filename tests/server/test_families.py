@@ -121,6 +121,7 @@ CASES: list[Case] = [
     ("llama4", "positional", '[weather("Bern")]', [Text('[weather("Bern")]')]),
     ("llama4", "not offered", "[rm(a=1)]", [Text("[rm(a=1)]")]),
     ("llama4", "torn", '[weather(city="Be', [Text('[weather(city="Be')]),
+    ("llama4", "JSON with markers", '<|python_start|>{"name": "weather", "parameters": {"city": "Bern"}}; {"name": "clock", "parameters": {}}<|python_end|>', [BERN, CLOCK]),
     # Qwen2.5, Hermes
     ("hermes", "tags", HERMES_CALL, [BERN]),
     ("hermes", "text and two", f"Look.\n{HERMES_CALL}\n<tool_call>\n{{\"name\": \"clock\", \"arguments\": {{}}}}\n</tool_call>", [Text("Look."), BERN, CLOCK]),
@@ -181,6 +182,9 @@ CASES: list[Case] = [
     ("harmony", "final", "<|channel|>final<|message|>hi<|return|>", [Text("hi")]),
     ("harmony", "thought, preamble, call", '<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Bern"}<|call|>', [ReasoningText("hm"), Text("I look."), BERN]),
     ("harmony", "recipient first", '<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{"city": "Bern"}<|call|>', [BERN]),
+    ("harmony", "the prompt's header goes on", ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Bern"}<|call|>', [BERN]),
+    ("harmony", "two", 'to=functions.weather<|channel|>commentary<|message|>{"city": "Bern"}<|call|><|start|>assistant to=functions.clock<|channel|>commentary<|message|>{}<|call|>', [BERN, CLOCK]),
+    ("harmony", "text about it", " to be", [Text(" to be")]),
     ("harmony", "call in analysis", '<|channel|>analysis to=functions.weather<|message|>{"city": "Bern"}<|call|>', [BERN]),
     ("harmony", "torn", '<|channel|>commentary to=functions.weather<|message|>{"ci', [Text('<|channel|>commentary to=functions.weather<|message|>{"ci')]),
     ("harmony", "no header", '{"a": 1}', [Text('{"a": 1}')]),

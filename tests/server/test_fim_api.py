@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import gguf
 import httpx
 import pytest
 
 from edgekit_server.app import Server
 from tests.support import sse
+from tests.support.gguf_models import byte_alphabet, write_model
 from tests.support.http_server import config_for, running
 from tests.support.pocket import SOURCE, convert_pocket
 from tests.support.stub_engine import StubEngine
@@ -206,3 +208,53 @@ def test_needle_at_the_limit(pocket: Server) -> None:
         else:
             assert response.status_code == 400
             assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Random weights behind a vocabulary of SentencePiece's kind, with Mistral's FIM tokens."""
+    path = tmp_path_factory.mktemp("spm") / "spm.gguf"
+    byte_of = {char: f"<0x{byte:02X}>" for byte, char in enumerate(byte_alphabet())}
+    space = {"filler0": "\u2581", "filler1": "\u2581a", "filler2": "b", "filler3": "a"}
+    with pytest.MonkeyPatch.context() as patch:
+        writer = gguf.GGUFWriter
+        kind, tokens, types = writer.add_tokenizer_model, writer.add_token_list, gguf.TokenType
+
+        def add_tokens(self: Any, texts: list[str]) -> None:
+            self.texts = [byte_of.get(text, space.get(text, text)) for text in texts]
+            tokens(self, self.texts)
+            self.add_token_scores([0.0] * len(texts))
+
+        def add_types(self: Any, given: list[Any]) -> None:
+            byte = [text.startswith("<0x") for text in self.texts]
+            kinds = [types.BYTE if b else t for b, t in zip(byte, given, strict=True)]
+            self.add_array("tokenizer.ggml.token_type", kinds)
+
+        patch.setattr(writer, "add_tokenizer_model", lambda self, _: kind(self, "llama"))
+        patch.setattr(writer, "add_tokenizer_pre", lambda self, _: None)
+        patch.setattr(writer, "add_token_merges", lambda self, _: None)
+        patch.setattr(writer, "add_token_list", add_tokens)
+        patch.setattr(writer, "add_token_types", add_types)
+        write_model(path, n_filler=4)
+    config = config_for(path)
+    with running(config) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("suffix", "n_suffix"), [("b", 1), ("bb", 2), ("\nb", 2), (" b", 2)])
+def test_a_suffix_gets_no_space_of_its_own(
+    sentencepiece: Server, suffix: str, n_suffix: int
+) -> None:
+    """Elsewhere such a vocabulary puts one in front of a text: the prefix is `_a`."""
+    assert sentencepiece.app.state.router.client.hello.pads_text
+    asked = {"content": "[SUFFIX]b"}
+    assert len(_post(sentencepiece, "/tokenize", asked).json()["tokens"]) == 3
+    n_prompt = 1 + 1 + n_suffix + 1 + 1
+    drawing = {"temperature": 0, "cache_prompt": False}
+    body = {"prompt": "a", "suffix": suffix, "max_tokens": 4, **drawing}
+    native = {"input_prefix": "a", "input_suffix": suffix, "n_predict": 4, **drawing}
+    infill = _post(sentencepiece, "/infill", native).json()
+    assert infill["tokens_evaluated"] == n_prompt
+    assert infill["prompt"] == f"<s>[SUFFIX]{suffix}[PREFIX]a"
+    for path in ("/v1/completions", "/v1/fim/completions"):
+        assert _post(sentencepiece, path, body).json()["usage"]["prompt_tokens"] == n_prompt

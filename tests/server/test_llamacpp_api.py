@@ -317,6 +317,42 @@ def test_needle_at_the_limit(pocket: Server) -> None:
         assert f"resulted in {N_CTX} tokens" in error["message"]
 
 
+def test_a_time_limit_frees_the_engine(pocket: Server) -> None:
+    body = {"input_prefix": "a", "t_max_predict_ms": 200, "ignore_eos": True, "n_cmpl": 2}
+    began = time.monotonic()
+    answers = _post(pocket, "/infill", body).json()
+    assert time.monotonic() - began < 15
+    for answer in answers:
+        assert answer["tokens_predicted"] > 0
+        assert answer["content"]
+        if answer["tokens_predicted"] + answer["tokens_evaluated"] < N_CTX:
+            assert answer["stopped_by"] == "t_max_predict_ms"
+    metrics = httpx.get(f"{pocket.url}/metrics").text
+    assert "edgekit_requests_in_flight 0" in metrics
+
+
+def test_a_prompt_cut_short_by_its_limit_has_no_figures(pocket: Server) -> None:
+    """How much of it was computed is not known; the engine keeps that for the next try."""
+    body = {"input_prefix": " a b c" * 300, "t_max_prompt_ms": 0.001, "cache_prompt": False}
+    answer = _post(pocket, "/infill", body).json()
+    assert (answer["content"], answer["stopped_by"]) == ("", "t_max_prompt_ms")
+    assert (answer["timings"]["prompt_n"], answer["tokens_cached"]) == (0, 0)
+    assert answer["truncated"] is False
+
+
+def test_bias_in_pairs_and_the_seed_that_means_none(pocket: Server) -> None:
+    body = {"prompt": "def", "n_predict": 1, "temperature": 0, "return_tokens": True}
+    best = _post(pocket, "/completion", body).json()["tokens"][0]
+    for bias in ([[best, False]], [[best, -100]], {str(best): -100}):
+        other = _post(pocket, "/completion", {**body, "logit_bias": bias}).json()
+        assert other["tokens"] != [best]
+    for wrong in ([["a", 1]], [1], [[1]], [[10**9, 1]]):
+        error = _post(pocket, "/completion", {**body, "logit_bias": wrong}).json()["error"]
+        assert error["param"] == "logit_bias"
+    answer = _post(pocket, "/completion", {**body, "seed": 2**32 - 1, "logit_bias": []}).json()
+    assert answer["generation_settings"]["seed"] == -1
+
+
 def test_a_warm_up_leaves_the_prompt_in_memory(pocket: Server) -> None:
     extra = [{"filename": "a.py", "text": "def add(a, b):\n    return a + b\n" * 20}]
     body = {"input_prefix": "", "input_suffix": "", "input_extra": extra, "temperature": 0}

@@ -158,6 +158,13 @@ def test_prompts_are_mistral_commons(version: str, name: str, tools: list[Any] |
     assert ours(version, messages, tools) == theirs(version, messages, tools)
 
 
+@pytest.mark.parametrize("name", ["a denied call", "one of two results"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_denied_calls(version: str, name: str) -> None:
+    messages = DENIED[name]
+    assert ours(version, messages, TOOLS) == theirs(version, messages, TOOLS)
+
+
 @pytest.mark.parametrize("version", ["v7", "v11", "v13"])
 def test_text_beside_a_call(version: str) -> None:
     messages = [user("w?"), asked((ONE, "clock", {}), content="I look."), told(ONE, "1", "clock")]
@@ -186,3 +193,39 @@ def test_a_template_without_tools_gets_ours_for_tools_only() -> None:
     assert recognise(source)[0].family == "mistral-v7"
     shown = "{% if tools %}x{% endif %}[INST]"
     assert builtin.completed(shown, CONTROL) == (shown, "")
+
+
+STRICT = (
+    "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}own"
+)
+DENIED = {
+    "a denied call": [user("a"), asked((ONE, "clock", {})), user("no")],
+    "one of two results": [
+        user("a"),
+        asked((ONE, "clock", {}), (TWO, "clock", {})),
+        told(ONE, "1", "clock"),
+        user("no"),
+    ],
+    "a question after a result": [
+        user("a"),
+        asked((ONE, "clock", {})),
+        told(ONE, "1", "clock"),
+        user("b"),
+    ],
+}
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_what_a_strict_template_refuses_is_rendered_all_the_same(limited: bool) -> None:
+    control = CONTROL[: N_CONTROL["v13"]]
+    for messages in DENIED.values():
+        template = ChatTemplate(
+            STRICT, bos="<s>", eos="</s>", control_tokens=control, limited=limited,
+            fallback=builtin.fallback_of("mistral-v13"),
+        )  # fmt: skip
+        assert ours("v13", messages, TOOLS) == theirs("v13", messages, TOOLS)
+        rendered = template.render(normalise(messages), list(TOOLS))
+        assert "must alternate" in rendered.reason or rendered.text == "<s>own"
+        assert template.render(normalise([user("a")])).text == "<s>own"
+    assert builtin.fallback_of("hermes") is None

@@ -15,8 +15,12 @@ import pytest
 
 from edgekit_server.api import status
 from edgekit_server.app import Server
+from edgekit_server.client import State
+from edgekit_server.config import ModelConfig
+from edgekit_server.errors import EngineDiedError
 from edgekit_server.paths import PAGE
 from edgekit_server.recent import MAX_SAMPLES, WINDOW_S, Recent, spread
+from edgekit_server.router import Router
 from tests.support import sse
 from tests.support.http_server import config_for, running
 from tests.support.stub_engine import StubEngine
@@ -70,6 +74,7 @@ STATUS = {
     "ttft_ms": SPREAD,
     "itl_ms": SPREAD,
     "output_tok_s": {"type": "number"},
+    "waiting": {"type": "integer"},
     "prompt_tokens": {"type": "integer"},
     "output_tokens": {"type": "integer"},
     "report_version": TEXT,
@@ -183,12 +188,32 @@ def test_status_counts_what_was_asked(shared_stub: StubEngine, gguf: Path) -> No
             assert (model["in_flight"], model["queued"]) == (6, 2)
 
 
-def test_a_model_that_does_not_load_says_why(tmp_path: Path, gguf: Path) -> None:
+def test_what_is_unknown_while_it_loads_is_null(tmp_path: Path, gguf: Path) -> None:
     stub = StubEngine([], tmp_path / "log", load_s=0.3)
     with running(config_for(gguf), stub.spawn, wait=False) as server:
         model = _status(server)["models"][0]
         assert model["state"] == "loading"
         assert model["n_ctx_seq"] is model["capabilities"] is model["filetype"] is None
+
+
+def test_a_model_that_does_not_load_says_why(tmp_path: Path, gguf: Path) -> None:
+    served = Router(config_for(gguf), StubEngine([], tmp_path / "log").spawn).served[0]
+    served.client.state = State.FAILED
+    served.client.failure = EngineDiedError("no room", hint="try less")
+    described = status.describe(served)
+    assert described["state"] == "failed"
+    assert described["failure"] == {"message": "no room", "hint": "try less"}
+
+
+def test_a_model_that_waits_to_be_asked_for(shared_stub: StubEngine, gguf: Path) -> None:
+    config = config_for(gguf)
+    engines = [replace(config.engine, model_id=name) for name in ("tiny", "other")]
+    models = tuple(ModelConfig(engine) for engine in engines)
+    with running(replace(config, models=models), shared_stub.spawn) as server:
+        assert [m["state"] for m in _status(server)["models"]] == ["ready", "unloaded"]
+        body = {"model": "other", "messages": [{"role": "user", "content": "limit"}]}
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
+        assert [m["state"] for m in _status(server)["models"]] == ["ready", "ready"]
 
 
 def test_with_keys_the_page_is_open_and_the_figures_are_not(

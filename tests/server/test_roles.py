@@ -19,7 +19,7 @@ HELLO = Hello(
     n_ctx_train=64, n_ctx=64, n_ctx_seq=64, n_seq_max=1, chat_template=None, bos=None, eos=None,
     add_bos=False, fim={}, control_tokens=[], reasons={},
 )  # fmt: skip
-VECTORS = Vectors("mean", 8, 64)
+VECTORS = Vectors("mean", 8, 64, None, None, None, None)
 KNOWN = {
     "?": None,
     "chat": replace(HELLO, chat_template="{{ messages[0].content }}"),

@@ -186,6 +186,25 @@ def test_waiting_ends_in_a_503(tmp_path: Path) -> None:
         assert running.answer("b") == "b"
 
 
+def test_a_client_s_own_deadline_counts_in_line_and_while_loading(tmp_path: Path) -> None:
+    models = [model(tmp_path, "a"), model(tmp_path, "b"), model(tmp_path, "c")]
+    slow = {"c": StubEngine([], tmp_path / "c.log", load_s=1.0)}
+    with (
+        fleet(tmp_path, *models, stubs=slow, memory_budget_bytes=1) as running,
+        httpx.Client(timeout=20) as client,
+    ):
+        running.http.headers["x-request-timeout"] = "0.3"
+        running.answer("a")
+        assert running.post(model="c").json()["error"]["code"] == "request_timeout"
+        until(lambda: running.status()["c"] == "loaded")
+        del running.http.headers["x-request-timeout"]
+        open_stream = stream(running, client, "a")
+        running.http.headers["x-request-timeout"] = "0.3"
+        refused = running.post("completions", model="b")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "request_timeout")
+        open_stream.close()
+
+
 def test_a_stream_lives_while_its_model_loads(tmp_path: Path) -> None:
     models = [model(tmp_path, "a"), model(tmp_path, "b")]
     slow = {"b": StubEngine([], tmp_path / "b.log", load_s=0.5)}

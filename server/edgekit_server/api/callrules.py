@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..chat.family import Form, Spec
+from ..chat.family import Form, Reasoning, Spec
 from ..engine.wire import Hello
 
 _ID = "/[a-zA-Z0-9]{9}/"
@@ -64,13 +64,30 @@ def rules_of(spec: Spec, hello: Hello, names: Sequence[str], *, single: bool) ->
     )
 
 
+def after_thought(thought: Reasoning, *, begun: bool) -> str:
+    """Return the rule of reasoning in letters, which the prompt has `begun`, and @answer."""
+    opening = "" if begun else f"{quoted(thought.open)} "
+    lead = f"{opening}upto BLANK?" if begun else f"({opening}upto BLANK?)?"
+    end = _pattern(thought.close)
+    return f"start: {lead} @answer\nupto[lazy]: /(.|\\n)*{end}/\nBLANK: /[ \\n]+/\n"
+
+
+def final_message(spec: Spec, hello: Hello) -> str | None:
+    """Return the rule of reasoning, if any, and the header of the message that is @answer."""
+    channels = spec.channels
+    tokens = _tokens(spec, hello)
+    if channels is None or channels.message not in tokens:
+        return None
+    write = _Writer(tokens)
+    lead, final = write.line(channels.lead), write.line(channels.final)
+    return "\n".join([f"start: ({lead})? {final} @answer", *write.terminals])
+
+
 def _calls(write: _Writer, form: Form, ones: Sequence[str], *, single: bool) -> str:
     """Return the rules `calls` and `one`, of any tool."""
     before, between, after = map(write.line, form.many)
-    if single:
-        more = ""
-    else:
-        more = f" ({between} one)*" if between else " one*"
+    more = f" ({between} one)*" if between else " one*"
+    more = "" if single else more
     lines = [
         f"calls: {before} one{more} {after}".rstrip(),
         f"one: {' | '.join(f'c{at}' for at in range(len(ones)))}",
@@ -103,7 +120,7 @@ def _after_opening(
             write.one(form.written.removeprefix(opening), at, name) for at, name in enumerate(names)
         ]
         rest, single = Form(form.kind, ()), True
-    letters = re.sub(r"[^A-Za-z0-9]", lambda hit: f"\\x{{{ord(hit.group()):x}}}", opening)
+    letters = _pattern(opening)
     thought = [spec.reasoning.open, spec.reasoning.close] if spec.reasoning else []
     tokens = [str(hello.control_ids[m]) for m in thought if m in hello.control_ids]
     other = f" | TEXT? <[{','.join(tokens)}]>" if tokens else ""
@@ -115,6 +132,11 @@ def _after_opening(
             _calls(write, rest, ones, single=single),
         ]
     )
+
+
+def _pattern(text: str) -> str:
+    """Return a pattern of llguidance's for exactly these letters."""
+    return re.sub(r"[^A-Za-z0-9]", lambda hit: f"\\x{{{ord(hit.group()):x}}}", text)
 
 
 def _markers(spec: Spec) -> set[str]:

@@ -23,6 +23,7 @@ from .choice import Choice, follow, usage_of
 from .constraints import grammar_of
 from .deadline import deadline_of
 from .failures import error_body
+from .fim_prompt import fim_prompt
 from .lora import lora_of
 from .newest import newest
 from .params import check_max_tokens, generates, sampling_of, with_bos
@@ -107,13 +108,12 @@ async def _begin(request: Request, body: CompletionRequest) -> tuple[Prepared, C
     sampling = sampling_of(body, model.hello, body.logprobs)
     limit = check_max_tokens(body.max_tokens, "max_tokens")
     lora = lora_of(body.lora, model.hello)
+    given = [await _tokenizable(prompt, body.suffix, model) for prompt in prompts]
     requests = [
         # The parser ends a middle at its first control token, so it must see each one.
         replace(generate, whole=generate.whole and not body.suffix)
-        for prompt in prompts
-        for generate in generates(
-            _tokenizable(prompt, body.suffix, model), body, sampling, limit, grammar, lora
-        )
+        for prompt in given
+        for generate in generates(prompt, body, sampling, limit, grammar, lora)
     ]
     waits_s = deadline_of(request)
     call = await model.client.generate(requests, param="prompt", deadline_s=waits_s)
@@ -136,7 +136,7 @@ def _prompts(prompt: Prompt) -> list[str | list[int]]:
     return [tokens] if tokens else [item for item in prompt if not isinstance(item, int)]
 
 
-def _tokenizable(
+async def _tokenizable(
     prompt: str | list[int], suffix: str | None, model: Model
 ) -> list[Piece] | list[int]:
     """Return the prompt for the engine. Raw text may name control tokens: editors rely on it."""
@@ -154,7 +154,8 @@ def _tokenizable(
             )
         return prompt
     if suffix:
-        return with_bos(fim_pieces(prompt, suffix, model.hello.fim), model.hello)
+        pieces = with_bos(fim_pieces(prompt, suffix, model.hello.fim), model.hello)
+        return await fim_prompt(model, pieces)
     return with_bos([(prompt, True)] if prompt else [], model.hello)
 
 

@@ -15,6 +15,7 @@ from ..chat.family import Spec
 from ..chat.template import Rendered
 from ..engine.wire import Grammar, Hello
 from ..errors import RequestError
+from .callrules import after_thought, final_message
 from .schema import ConstrainedFields, ResponseFormat
 
 _STRUCTURED = {
@@ -54,6 +55,9 @@ def after_reasoning(
     grammar: Grammar, spec: Spec, rendered: Rendered, hello: Hello, *, thinking: bool | None
 ) -> Grammar:
     """Let the model reason first, where it does: the grammar holds from the end of that on."""
+    if spec.channels is not None and grammar.param != "tools":
+        rule = final_message(spec, hello)
+        return replace(grammar, lead_rule=rule) if rule else grammar
     if spec.reasoning is None:
         return grammar
     start, end = (hello.control_ids.get(m) for m in (spec.reasoning.open, spec.reasoning.close))
@@ -72,12 +76,12 @@ def _after_text(
     """The same, where the markers are ordinary text in this vocabulary."""
     if spec.reasoning is None or not spec.text_markers:
         return grammar
-    markers = [spec.reasoning.open, spec.reasoning.close]
+    thought = spec.reasoning
     if in_reasoning(spec, rendered):
-        return replace(grammar, lead_text=markers[1:])
-    closed = rendered.pieces and rendered.pieces[-1][0].rstrip().endswith(markers[1])
-    thinks = markers[0] in (hello.chat_template or "") and thinking is not False and not closed
-    return replace(grammar, lead_text=markers) if thinks else grammar
+        return replace(grammar, lead_rule=after_thought(thought, begun=True))
+    closed = rendered.pieces and rendered.pieces[-1][0].rstrip().endswith(thought.close)
+    thinks = thought.open in (hello.chat_template or "") and thinking is not False and not closed
+    return replace(grammar, lead_rule=after_thought(thought, begun=False)) if thinks else grammar
 
 
 def in_reasoning(spec: Spec, rendered: Rendered) -> bool:

@@ -8,12 +8,16 @@ the midst of an answer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..errors import RequestError
 from ..holding import present
+from .deadline import deadline_of
 from .responses_head import refused
 from .responses_out import written_out
 from .sse import KEEP_ALIVE
@@ -41,7 +45,11 @@ class EarlyStreams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request; its holder learns how to say that something is still going on."""
         holder = present()
-        if holder is None or scope["type"] != "http" or scope["path"] not in PATHS:
+        if holder is not None and scope["type"] == "http":
+            # What is no number is for the endpoint to speak about.
+            with contextlib.suppress(RequestError):
+                holder.waits_s = deadline_of(Request(scope))
+        if holder is None or scope["path"] not in PATHS:
             await self._app(scope, receive, send)
             return
         early = _Early(scope["path"], send)

@@ -22,6 +22,7 @@ from .body import body_document, read_model, while_connected
 from .choice import Choice, follow, usage_of
 from .deadline import deadline_of
 from .failures import error_body
+from .fim_prompt import fim_prompt
 from .lora import lora_of
 from .newest import newest
 from .params import check_max_tokens, generates, sampling_of, with_bos
@@ -100,7 +101,8 @@ async def _begin(request: Request, body: FimRequest) -> Filling:
     limit = check_max_tokens(body.max_tokens, "max_tokens")
     if body.random_seed is not None:
         body = body.model_copy(update={"seed": body.random_seed})
-    prompt = with_bos(layout.pieces(body.prompt, body.suffix or ""), model.hello)
+    pieces = with_bos(layout.pieces(body.prompt, body.suffix or ""), model.hello)
+    prompt = await fim_prompt(model, pieces)
     lora = lora_of(body.lora, model.hello)
     sampling = sampling_of(body, model.hello, None)
     requests = [

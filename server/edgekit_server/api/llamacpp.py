@@ -21,6 +21,7 @@ from .choice import Choice
 from .constraints import grammar_of
 from .deadline import deadline_of
 from .failures import error_body
+from .fim_prompt import fim_prompt
 from .llamacpp_fit import Fill, Omitted, files_that_fit, omitted, prompt_with
 from .llamacpp_props import routes as more_routes
 from .llamacpp_reply import Job, final, part, text_of
@@ -74,9 +75,12 @@ async def _begin_infill(request: Request, body: InfillRequest) -> Job:
 
     kept = await files_that_fit(model, layout, fill, body.n_predict)
     while True:
-        prompt = prompt_with(model, layout, fill, kept)
+        pieces = prompt_with(model, layout, fill, kept)
+        prompt = await fim_prompt(model, pieces)
+        left_out = omitted(fill, kept, model)
         try:
-            return await _start(request, body, model, [prompt], parser, omitted(fill, kept, model))
+            job = await _start(request, body, model, [prompt], parser, left_out)
+            return replace(job, prompts=[_shown(pieces)])
         except ContextLengthError:
             if not kept:
                 raise

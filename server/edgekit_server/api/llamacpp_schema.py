@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, StrictInt
+from pydantic import AliasChoices, Field, StrictInt, field_validator
 
+from .params import RANDOM_SEED
 from .schema import MAX_CHOICES, MAX_TOP_LOGPROBS, ConstrainedFields, Lenient
 
 Limit = Annotated[int, Field(ge=-1, le=2**31 - 1)]
@@ -43,6 +44,27 @@ class NativeRequest(ConstrainedFields):
     response_fields: Annotated[list[str], Field(max_length=256)] | None = None
     """Only these, `/` for what lies within: `timings/prompt_n`. Those that are not there: left
     out."""
+
+    @field_validator("seed", mode="after")
+    @classmethod
+    def _random_seed(cls, seed: int | None) -> int | None:
+        """llama-server's own default, which clients send back, means none."""
+        return None if seed == RANDOM_SEED else seed
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _bias_pairs(cls, given: object) -> object:
+        """llama-server takes pairs, too; false: never."""
+        if not isinstance(given, list):
+            return given
+        biases: dict[str, object] = {}
+        for pair in given:
+            match pair:
+                case [int(token), bias] if not isinstance(token, bool):
+                    biases[str(token)] = -100.0 if bias is False else bias
+                case _:
+                    raise ValueError("give [token id, bias] pairs; texts are not supported")
+        return biases
 
     @property
     def warms_up(self) -> bool:

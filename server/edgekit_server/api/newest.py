@@ -41,9 +41,9 @@ async def newest(
 ) -> tuple[T, Turn]:
     """Begin a fill-in-the-middle request as the newest of its client: older ones end now.
 
-    `begin` validates and hands to the engine; `call_of` finds the call in what it returns. An
-    answer that is sent whole must `check` the turn before. Leave out requests for no tokens
-    (warm-ups). RequestError 499 when a newer one comes first; ClientGoneError when the client
+    `begin` validates and hands to the engine; `call_of` finds the call in what it returns. Before
+    an answer is sent whole, `Call.check` it. Leave out requests for no tokens (warm-ups).
+    RequestError 499 when a newer one comes first; ClientGoneError when the client
     leaves.
     """
     turn: Turn = request.app.state.router.newest.turn(client_of(request))

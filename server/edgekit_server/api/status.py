@@ -34,6 +34,7 @@ def status(router: Router, metrics: Metrics, report: str | None) -> dict[str, ob
         "ttft_ms": asdict(recent.ttft_ms),
         "itl_ms": asdict(recent.itl_ms),
         "output_tok_s": recent.output_tok_s,
+        "waiting": router.waiting,
         "prompt_tokens": metrics.prompt_tokens,
         "output_tokens": metrics.output_tokens,
         "report_version": report,

@@ -53,7 +53,9 @@ def reader(form: Form, marker: str, offered: Offered) -> Body:
     if form.kind is CallKind.HEAD_THEN_JSON:
         return HeadBody(form.head)
     if form.kind is CallKind.PYTHONIC:
-        return PythonicBody(offered if form.guess else None)
+        if form.guess:
+            return PythonicBody(offered)
+        return EitherBody(PythonicBody(None), JsonBody("{", None))
     if form.kind is CallKind.XML:
         begun = marker.endswith(FUNCTION)
         tags = XmlBody(offered, begun=begun)
@@ -91,8 +93,7 @@ class HeadBody:
         return len(part) + self._arguments(text[len(part) :])
 
     def calls(self) -> list[Found]:
-        assert self._json is not None
-        text = self._json.text
+        text = self._json.text if self._json is not None else ""
         return [Found(self._name, self._id, text)] if isinstance(loads(text), dict) else []
 
     def _named(self, head: str) -> bool:
@@ -157,10 +158,10 @@ class JsonBody:
 
 
 class EitherBody:
-    """Tags, or one JSON object if that is what comes: the first character tells."""
+    """What a family writes, or one JSON object if that is what comes: the first character tells."""
 
-    def __init__(self, tags: Body, json: Body) -> None:
-        self._tags, self._json = tags, json
+    def __init__(self, usual: Body, json: Body) -> None:
+        self._usual, self._json = usual, json
         self._body: Body | None = None
 
     @property
@@ -177,7 +178,7 @@ class EitherBody:
             blank = len(text) - len(text.lstrip())
             if blank == len(text):
                 return blank
-            self._body = self._json if text[blank] == "{" else self._tags
+            self._body = self._json if text[blank] == "{" else self._usual
         return blank + self._body.feed(text[blank:])
 
     def calls(self) -> list[Found]:

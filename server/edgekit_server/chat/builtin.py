@@ -12,6 +12,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 
+VERSIONS = ("v3", "v7", "v11", "v13")
 _WITH_TOOLS = "{%- if tools or messages | selectattr('role', 'equalto', 'tool') | list -%}"
 
 
@@ -27,6 +28,16 @@ def completed(template: str | None, control_tokens: Collection[str]) -> tuple[st
     # One template of two, so that a conversation without tools stays as the model's own has it.
     whole = f"{_WITH_TOOLS}{source(version)}{{%- else -%}}{template}{{%- endif -%}}"
     return whole, f"the model's chat template shows no tools: with tools, that of Mistral {version}"
+
+
+def fallback_of(family: str) -> str | None:
+    """Return our template for a family, for conversations that the model's own refuses.
+
+    Mistral's templates insist on turns that alternate, and an agent whose call was denied has
+    none; mistral-common takes them. None for a family that we have no template for.
+    """
+    version = family.removeprefix("mistral-")
+    return source(version) if version in VERSIONS and version != family else None
 
 
 def version_of(control_tokens: Collection[str]) -> str | None:

@@ -15,7 +15,7 @@ class CallKind(StrEnum):
     """How the body of a tool call is written."""
 
     HEAD_THEN_JSON = "head_then_json"
-    """`open` head {arguments}: the pattern `head` finds the name, and perhaps an id, in the head."""
+    """`open` head {arguments}; the pattern `head` finds the name, and perhaps an id."""
     JSON = "json"
     """`open` {"name", "arguments"}"""
     JSON_LIST = "json_list"
@@ -48,8 +48,6 @@ class Form:
     """Ordinary text that may be a call: one only if it names a tool that was offered."""
     line: bool = False
     """Only at the start of a line."""
-    key: str = "arguments"
-    """What the JSON of this form calls the arguments; both words are read."""
     written: str = ""
     """How one call is written, for demanding it; {name}, {id} and {json} are filled in."""
     many: tuple[str, str, str] = ("", "", "")
@@ -69,6 +67,8 @@ class Channels:
     """Pattern of the headers of calls; finds the name."""
     lead: str = ""
     """Reasoning that may go before a call, as it is written; {thought} is its text."""
+    final: str = ""
+    """The header of the message that the client sees."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .events import ToolCall as ToolCall
 from .events import merge as merge
 from .events import new_call_id as new_call_id
 from .family import Form, Spec
-from .scan import Scanner
+from .outlet import Outlet
 from .table import CHANNEL_CALL, table_of
 
 
@@ -60,20 +60,14 @@ class Parser:
         self._tools = tools
         self._offered: Offered = offered or {}
         self._table = table_of(spec, tools=tools, guess=bool(offered))
-        self._stop = Scanner(stop)
+        self._out = Outlet(stop, trim=spec.trim)
         self._max_calls = max_calls
         self._new_id = call_id
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._events: list[Event] = []
         self._region = _Region.TEXT
         self._marks = self._table.in_text.fresh()
-        self._gap = ""
-        """Line breaks at the end of what was shown: text if text follows."""
-        self._skip = ""
-        """Characters that are left out until others come."""
         self._line = True
         """Nothing but white space since the start of a line that may begin a call."""
-        self._said = False
         self._owed = False
         """A call cut reasoning short: its closing marker may still come."""
         self._back = _Region.TEXT
@@ -81,6 +75,10 @@ class Parser:
         self._body: Body | None = None
         self._raw: list[str] = []
         self._n_raw = 0
+        self._opened = False
+        """Whether a marker, or a recipient, has shown that this is a header."""
+        if spec.channels is not None:
+            self._region = _Region.HEADER
         if in_reasoning and spec.reasoning is not None:
             self._enter(_Region.REASONING)
         self.n_calls = 0
@@ -108,7 +106,7 @@ class Parser:
                     self._control(data.decode("utf-8", "replace"))
             else:
                 self._text(self._decoder.decode(data))
-        return self._take()
+        return self._out.take()
 
     def finish(self) -> list[Event]:
         """The answer has ended: return what was held back. An unfinished call becomes text."""
@@ -117,15 +115,9 @@ class Parser:
         if not self.done:
             self._settle()
         if not self.done:
-            if self._region is not _Region.REASONING:
-                self._show(self._stop.flush())
-            self._emit(self._gap)
+            self._out.end(was_text=self._region is not _Region.REASONING)
         self.done = True
-        return self._take()
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return merge(events)
+        return self._out.take()
 
     # Markers
 
@@ -157,7 +149,7 @@ class Parser:
         if form is not None:
             self._open(form, marker)
         elif thought is not None and marker == thought.open:
-            if self._region is _Region.TEXT and (real or not self._said):
+            if self._region is _Region.TEXT and (real or not self._out.said):
                 self._enter(_Region.REASONING)
             elif not real:
                 self._visible(marker)
@@ -169,6 +161,7 @@ class Parser:
         elif channels is not None and marker in channels.open:
             if self._region is not _Region.HEADER:
                 self._region, self._raw, self._n_raw = _Region.HEADER, [], 0
+            self._opened = True
             self._keep(marker)
         elif channels is not None and marker == channels.message:
             self._message(marker)
@@ -205,13 +198,11 @@ class Parser:
     def _enter(self, region: _Region) -> None:
         """Begin text or reasoning; line breaks between belong to the format."""
         if region is not self._region:
-            if self._region is _Region.TEXT:
-                self._show(self._stop.flush())
-            self._gap = ""
+            self._out.drop(was_text=self._region is _Region.TEXT)
         self._region = region
         reasoning = region is _Region.REASONING
         self._marks = (self._table.in_reasoning if reasoning else self._table.in_text).fresh()
-        self._skip = "\n" if self._spec.trim else ""
+        self._out.skip("\n")
         self._line, self._owed = True, False
 
     # Text
@@ -253,7 +244,7 @@ class Parser:
 
     def _thought(self, text: str) -> str:
         scan = self._marks.feed(text)
-        self._reason(scan.text)
+        self._out.reasoning(scan.text)
         if scan.match is not None:
             self._mark(scan.match, real=False)
         return scan.rest
@@ -284,6 +275,13 @@ class Parser:
         return rest
 
     def _header(self, text: str) -> str:
+        if not self._opened:
+            # The prompt has begun this header; without a marker, only a recipient goes on with it.
+            begun = ("".join(self._raw) + text).removeprefix(" ")
+            if not begun.startswith("to=") and not "to=".startswith(begun):
+                self._give_up()
+                return text
+            self._opened = begun.startswith("to=")
         part = text[: MAX_HEAD - self._n_raw]
         self._keep(part)
         if self._n_raw >= MAX_HEAD:
@@ -304,20 +302,19 @@ class Parser:
             self._give_up()
             return
         form, owed = self._form, self._back is _Region.REASONING
-        self._region, self._body, self._raw = self._back, None, []
-        if not owed:
-            self._show(self._stop.flush())
+        self._body, self._raw = None, []
+        self._out.drop(was_text=not owed)
         for name, call_id, arguments in calls:
             if self._max_calls is not None and self.n_calls >= self._max_calls:
                 break
             valid = call_id if ID_PATTERN.fullmatch(call_id) else self._new_id()
-            self._events.append(ToolCall(self.n_calls, valid, name, arguments))
+            self._out.add(ToolCall(self.n_calls, valid, name, arguments))
             self.n_calls += 1
-        self._gap = ""
+        self._region = _Region.TEXT
         self._enter(_Region.TEXT)
         self._owed = owed
         self._region = _Region.AFTER if form.close else _Region.TEXT
-        self._skip = " \t\r\n" if self._spec.trim else ""
+        self._out.skip(" \t\r\n")
         self.done = self._max_calls is not None and self.n_calls >= self._max_calls
         self.done_early = self.done
 
@@ -326,7 +323,7 @@ class Parser:
         raw, self._raw, self._body = "".join(self._raw), [], None
         if self._region is _Region.CALL and self._back is _Region.REASONING:
             self._region = _Region.REASONING
-            self._reason(raw)
+            self._out.reasoning(raw)
         else:
             self._region = _Region.TEXT
             self._line = False
@@ -341,54 +338,11 @@ class Parser:
             raw, self._raw = "".join(self._raw), []
             self._visible(raw)
         elif self._region is _Region.REASONING:
-            self._reason(self._marks.flush())
+            self._out.reasoning(self._marks.flush())
         else:
             self._visible(self._marks.flush())
 
-    # Showing
-
     def _visible(self, text: str) -> None:
-        """Text that the client sees, up to a stop string."""
-        if self._skip:
-            text = text.lstrip(self._skip)
-        if not text:
-            return
-        self._skip = ""
-        self._said = self._said or not text.isspace()
-        scan = self._stop.feed(text)
-        self._show(scan.text)
-        if scan.match is not None:
-            self._emit(self._gap)
-            self._gap = ""
-            self.stopped_by = scan.match
+        if self._out.text(text):
+            self.stopped_by = self._out.stopped_by
             self.done = self.done_early = True
-
-    def _show(self, text: str) -> None:
-        if text := self._held_back(text):
-            self._events.append(Text(text))
-
-    def _reason(self, text: str) -> None:
-        if self._skip:
-            text = text.lstrip(self._skip)
-        if not text:
-            return
-        self._skip = ""
-        if text := self._held_back(text):
-            self._events.append(ReasoningText(text))
-
-    def _held_back(self, text: str) -> str:
-        """Return what to show now: line breaks at the end wait for what follows them."""
-        if not self._spec.trim:
-            return text
-        body = text.rstrip("\n")
-        if not body:
-            self._gap += text
-            return ""
-        shown, self._gap = self._gap + body, text[len(body) :]
-        return shown
-
-    def _emit(self, text: str) -> None:
-        if text:
-            self._events.append(
-                ReasoningText(text) if self._region is _Region.REASONING else Text(text)
-            )

@@ -23,6 +23,8 @@ class Rendered:
     pieces: list[Piece]
     """Text and whether control tokens in it are real; the user's text never holds real ones."""
     chars: int
+    reason: str = ""
+    """Why it is not the model's own template that rendered it; "" if it is."""
 
     @property
     def text(self) -> str:
@@ -41,10 +43,12 @@ class ChatTemplate:
         eos: str | None,
         control_tokens: Sequence[str],
         limited: bool = False,
+        fallback: str | None = None,
     ) -> None:
         """Raise BadModelError if the template is no Jinja.
 
-        `limited`: render in a child process, within limits of time and memory.
+        `limited`: render in a child process, within limits of time and memory. `fallback`: a
+        template of ours for what the model's own refuses.
         """
         try:
             jinja.check(source)
@@ -52,6 +56,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             raise BadModelError(f"the model's chat template is broken: {error}") from error
         self._child = RenderChild(source) if limited else None
+        self._fallback = jinja.compiled(fallback) if fallback else None
         self._tokens = {"bos_token": bos or "", "eos_token": eos or ""}
         self._control = ControlText(control_tokens)
 
@@ -69,7 +74,7 @@ class ChatTemplate:
         `context`: what else the family's templates are given. RequestError: the template refuses
         the conversation, fails, or is beyond its limits.
         """
-        request: list[Json] = [*turns, *(tools or [])]
+        request: list[Json] = [*turns, *(tools or []), reasoning_effort]
         marker = Marker(self._control, request)
         given: dict[str, object] = {
             **(context or {}),
@@ -83,15 +88,20 @@ class ChatTemplate:
             given["enable_thinking"] = enable_thinking
         if reasoning_effort is not None:
             given["reasoning_effort"] = marker.text(reasoning_effort)
-        pieces = marker.split(self._run(given))
-        return Rendered(pieces, sum(len(text) for text, _ in pieces))
+        text, reason = self._run(given)
+        pieces = marker.split(text)
+        return Rendered(pieces, sum(len(text) for text, _ in pieces), reason)
 
-    def _run(self, context: dict[str, object]) -> str:
+    def _run(self, context: dict[str, object]) -> tuple[str, str]:
+        """Return the output, and why it is not the model's own template's ("" if it is)."""
         try:
-            if self._child is not None:
-                return self._child.render(context, MAX_RENDERED_CHARS)
-            assert self._template is not None
-            return jinja.rendered(self._template, context, MAX_RENDERED_CHARS)
+            try:
+                return self._own(context), ""
+            except jinja.RefusedError as error:
+                if self._fallback is None:
+                    raise
+                reason = f"the model's own template refuses these messages: {error}"
+            return jinja.rendered(self._fallback, context, MAX_RENDERED_CHARS), reason
         except jinja.TooLongError as error:
             raise RequestError(
                 str(error), status=413, code="request_too_large", param="messages"
@@ -108,3 +118,9 @@ class ChatTemplate:
                 code="template_failed",
                 param="messages",
             ) from error
+
+    def _own(self, context: dict[str, object]) -> str:
+        if self._child is not None:
+            return self._child.render(context, MAX_RENDERED_CHARS)
+        assert self._template is not None
+        return jinja.rendered(self._template, context, MAX_RENDERED_CHARS)

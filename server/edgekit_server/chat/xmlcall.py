@@ -33,10 +33,8 @@ class XmlBody:
     def feed(self, text: str) -> int:
         at = 0
         while at < len(text) and not (self.closed or self.failed):
-            if self._step == "tag":
-                at = self._tagged(text, at)
-            else:
-                at = self._until_end(text, at)
+            step = self._tagged if self._step == "tag" else self._until_end
+            at = step(text, at)
         return at
 
     def calls(self) -> list[Found]:

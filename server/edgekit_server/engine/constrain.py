@@ -64,7 +64,7 @@ class Grammars:
 
     def compile(self, grammar: Grammar) -> Matcher:
         """Return a matcher at its start. Raises GrammarError, with the grammar's `param`."""
-        lead = (grammar.lead, grammar.lead_text)
+        lead = (grammar.lead, grammar.lead_rule)
         key = repr((grammar.kind, grammar.text, grammar.schemas, lead, grammar.lenient))
         kept = self._kept.get(key)
         if kept is None:

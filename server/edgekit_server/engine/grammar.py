@@ -40,8 +40,8 @@ def source(grammar: Grammar) -> str:
     parts = [{"name": "answer", **_body(grammar)}, *_schemas(grammar)]
     if grammar.lead:
         parts.insert(0, {"name": "whole", "lark_grammar": _led(grammar.lead)})
-    elif grammar.lead_text:
-        parts.insert(0, {"name": "whole", "lark_grammar": _led_by_text(grammar.lead_text)})
+    elif grammar.lead_rule:
+        parts.insert(0, {"name": "whole", "lark_grammar": grammar.lead_rule})
     return json.dumps({"grammars": parts})
 
 
@@ -58,15 +58,6 @@ def _led(lead: list[int]) -> str:
     if len(lead) == 1:
         return f"start: THOUGHT <[{lead[0]}]> @answer\n{text}"
     return f"start: (<[{lead[0]}]> THOUGHT <[{lead[1]}]>)? @answer\n{text}"
-
-
-def _led_by_text(lead: list[str]) -> str:
-    """Return the same rule for reasoning between letters: [end] or [open, end]."""
-    end = _PLAIN_ASCII.sub(_escape, lead[-1])
-    rules = f"upto[lazy]: /(.|\\n)*{end}/\nBLANK: /[ \\n]+/\n"
-    if len(lead) == 1:
-        return f"start: upto BLANK? @answer\n{rules}"
-    return f"start: ({json.dumps(lead[0], ensure_ascii=False)} upto BLANK?)? @answer\n{rules}"
 
 
 def _body(grammar: Grammar) -> Part:

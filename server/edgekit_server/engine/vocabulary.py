@@ -43,6 +43,12 @@ class Vocabulary:
         return self.pieces[token].decode("utf-8", "replace")
 
 
+def pads_text(model: native.Model, tables: Vocabulary) -> bool:
+    """Return whether the tokens of a text begin with a space that is not in it."""
+    ids = model.tokenize(b"a", special=False).tolist()
+    return bool(ids) and tables.pieces[ids[0]].startswith(b" ")
+
+
 def read(model: native.Model) -> Vocabulary:
     """Read all tables of a loaded model (about 0.1 s for 128k tokens)."""
     pieces = model.pieces()

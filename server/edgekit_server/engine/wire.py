@@ -49,8 +49,8 @@ class Grammar:
     lead: list[int] = field(default_factory=list)
     """Control tokens around reasoning before the answer: [end], where it is open already, or
     [start, end], where the answer may begin with it."""
-    lead_text: list[str] = field(default_factory=list)
-    """The same, where a model writes these as ordinary text."""
+    lead_rule: str = ""
+    """Instead of `lead`: a Lark text whose start says what may go before @answer."""
     lenient: bool = False
     """Nobody asked for it: a schema that cannot be held becomes any object, and a grammar that
     cannot be held, free text."""
@@ -133,6 +133,8 @@ class Hello:
     """The model's name without size and version, where the file says it."""
     n_embd: int | None = None
     """Values of a token's embedding."""
+    pads_text: bool = False
+    """Whether a text gets a space in front, after a control token too (SentencePiece)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ def serve(config: EngineConfig, sock: socket.socket, outbox: Outbox) -> None:
             n_ctx_seq=shape.n_ctx if encoder else hello.n_ctx_seq,
             vectors=embedding.hello(shape, facts, tables.pieces),
             n_embd=facts.n_embd,
+            pads_text=vocabulary.pads_text(model, tables),
             adapters=[wire.AdapterInfo(a.name, str(a.path), a.scale) for a in config.adapters],
         )
         hello.reasons["kv"] = "none: an encoder keeps nothing" if encoder else why_unified

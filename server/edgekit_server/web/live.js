@@ -78,7 +78,7 @@ function tiles(status, model) {
     ["First token (TTFT)", ms(ttft.p50), `p95 ${ms(ttft.p95)}`],
     ["Between tokens (ITL)", ms(itl.p50), `p95 ${ms(itl.p95)}`],
     ["Generating now", speed(status.output_tok_s), `${count(status.output_tokens)} tokens so far`],
-    ["Requests", `${count(model.in_flight)} open`, `${count(model.queued)} waiting`],
+    ["Requests", `${count(model.in_flight)} open`, `${count(model.queued + status.waiting)} waiting`],
   ];
 }
 

@@ -8,6 +8,7 @@ import { showReport } from "./report.js";
 import { settings } from "./settings.js";
 
 const EVERY_MS = 2000;
+const NO_KEY = "The server does not take that key.";
 
 let status = null;
 let model = null;
@@ -87,9 +88,10 @@ async function unlock(event) {
   const given = $("gate-key").value.trim();
   say($("gate-error"), "");
   try {
+    if (!/^[\x21-\x7e]+$/.test(given)) throw new Refused(NO_KEY); // no header could carry it
     await ask("status", { as: given });
   } catch (error) {
-    say($("gate-error"), error.status === 401 ? "The server does not take that key." : error.message);
+    say($("gate-error"), error.status === 401 ? NO_KEY : error.message);
     $("gate-key").select();
     return;
   }

@@ -171,10 +171,11 @@ function chat(current) {
     busy(true);
     try {
       say($("chat-status"), await mineRun.go());
+      // Shown struck out: what got no answer is not part of what the model is told next.
       if (answer) mine.push(asked, { role: "assistant", content: answer });
-      else if (!thought) node.classList.add("empty");
+      else question.classList.add("unanswered");
     } catch (error) {
-      // What was not answered is not part of the conversation, and goes back to be sent again.
+      // It goes back to be sent again.
       node.append(el("p", { className: "error", role: "alert" }, error.message));
       say($("chat-status"), "");
       question.classList.add("unanswered");

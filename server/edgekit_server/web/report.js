@@ -108,7 +108,8 @@ function load(report) {
   const prompt = prompts.length ? Math.max(...prompts) : report.prompt_tokens_asked;
   const answers = rows.map((row) => row.output_tokens).filter(Number.isFinite);
   const answer = answers.length ? Math.max(...answers) : report.output_tokens_asked;
-  return `Prompt ${count(prompt)} tokens, answer ${count(answer)} tokens`;
+  const what = [report.model, report.filetype].filter(Boolean).join(" ");
+  return `${what}: prompt ${count(prompt)} tokens, answer ${count(answer)} tokens`;
 }
 
 function about(report) {
