@@ -202,16 +202,19 @@ def run(
             wanted = target.wanted
             hosted.append(Hosted(plan, file, proof.use_extra_bufts, wanted.roles, wanted.pinned))
             proofs.append(proof)
-        plan = hosted[0].plan
         watch.begin("serve", "loading")
         with Server(hosted, api_keys=keys, memory_budget_bytes=budget) as server:
             server.wait_ready()
             server.first_token()
             ready_s = time.monotonic() - started
             watch.end("serve", f"ready on {server.url}/v1, first token after {ready_s:.1f} s")
-            here = running.Running(server.process.pid, server.url, deploy.head(plan))
-            server.hand_over(here.head)
-            with running.announced(paths.running_dir(), here):
+            server.hand_over(deploy.head(hosted[0].plan))
+            with contextlib.ExitStack() as known:
+                # The first one last: who asks for any deployment gets the newest file.
+                for number, model in reversed(list(enumerate(hosted))):
+                    head = deploy.head(model.plan)
+                    here = running.Running(server.process.pid, server.url, head)
+                    known.enter_context(running.announced(paths.running_dir(), here, number))
                 records: list[dict[str, object]] = []
                 for number, (model, proof) in enumerate(zip(hosted, proofs, strict=True)):
                     if not load:

@@ -166,16 +166,18 @@ def test_an_answer_in_a_schema_or_calls() -> None:
     assert not on.takes(grammar, "twelve")
 
 
-def test_harmony_may_think_before_a_demanded_call() -> None:
-    spec, on = SPECS["harmony"], model(real=True)
+@pytest.mark.parametrize("real", [True, False])
+def test_harmony_may_think_before_a_demanded_call(real: bool) -> None:
+    spec, on = SPECS["harmony"], model(real=real)
     grammar = grammar_for(spec, on, tool_choice="required")
     assert grammar is not None
     thought = "<|channel|>analysis<|message|>Hm {x}.\n<|end|><|start|>assistant"
     assert on.takes(grammar, thought + written(spec, FIRST))
 
 
-def test_harmony_puts_a_constrained_answer_in_its_final_message() -> None:
-    spec, on = SPECS["harmony"], model(real=True)
+@pytest.mark.parametrize("real", [True, False])
+def test_harmony_puts_a_constrained_answer_in_its_final_message(real: bool) -> None:
+    spec, on = SPECS["harmony"], model(real=real)
     plain = Grammar("json_schema", '{"type": "integer"}', "response_format")
     grammar = after_reasoning(plain, spec, Rendered([], 0), on.hello, thinking=None)
     thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
@@ -184,8 +186,6 @@ def test_harmony_puts_a_constrained_answer_in_its_final_message() -> None:
         assert on.takes(grammar, text)
         assert read(spec, on, text) == ("12", [])
     assert not on.takes(grammar, "12")
-    lacking = model(real=False)
-    assert after_reasoning(plain, spec, Rendered([], 0), lacking.hello, thinking=None) == plain
 
 
 @pytest.mark.parametrize("prompt", ["x<think>\n", "x"])
@@ -204,7 +204,7 @@ def test_reasoning_in_letters_goes_before_what_is_constrained(prompt: str) -> No
 
 def test_a_model_without_the_tokens_or_the_forms_cannot_be_made_to() -> None:
     on = model(real=False)
-    for spec in (PLAIN, SPECS["mistral-v13"], SPECS["harmony"]):
+    for spec in (PLAIN, SPECS["mistral-v13"]):
         assert grammar_for(spec, on) is None
         with pytest.raises(RequestError) as caught:
             grammar_for(spec, on, tool_choice="required")

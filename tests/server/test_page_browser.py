@@ -270,16 +270,16 @@ def test_a_hidden_page_asks_nothing(page: Any) -> None:
     _until(lambda: page.wait_for_timeout(10) or asked, "it asks again")
 
 
-@pytest.mark.parametrize("width", [1280, 390, 320])
-def test_nothing_is_wider_than_the_screen(browser: Any, server: Server, width: int) -> None:
-    with tab(browser, server.url, width=width) as page:
-        page.wait_for_selector("#rest:not([hidden])")
-        _chat(page, "limit " + "w" * 300)
-        _shows(page, "#chat-status", "4 tokens")
-        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-        for name in page.locator("#client option").all_inner_texts():
+def test_nothing_is_wider_than_the_screen(page: Any) -> None:
+    _chat(page, "limit " + "w" * 300)
+    _shows(page, "#chat-status", "4 tokens")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    names = page.locator("#client option").all_inner_texts()
+    for width in (1280, 390, 320):
+        page.set_viewport_size({"width": width, "height": 900})
+        for name in names:
             page.select_option("#client", name)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
 
 
 def test_the_keyboard_reaches_everything(page: Any) -> None:
@@ -304,13 +304,13 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (320, "dark")])
-def test_axe_finds_nothing(browser: Any, server: Server, width: int, scheme: str) -> None:
-    with tab(browser, server.url, width=width, scheme=scheme) as page:
-        page.wait_for_selector("#rest:not([hidden])")
-        _chat(page, "think")
-        _shows(page, "#chat-status", "tokens")
-        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+def test_axe_finds_nothing(page: Any) -> None:
+    _chat(page, "think")
+    _shows(page, "#chat-status", "tokens")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    for width, scheme in ((1280, "light"), (320, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
         assert _axe(page) == []
 
 

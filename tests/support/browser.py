@@ -40,15 +40,13 @@ def launched() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def tab(
-    browser: Any, url: str, *, width: int = 1280, scheme: str = "light", expected: str = "no error"
-) -> Iterator[Any]:
+def tab(browser: Any, url: str, *, expected: str = "no error") -> Iterator[Any]:
     """Open a page in a profile of its own; in the end, its console and requests are checked.
 
     `expected` is part of the console errors that the test provokes.
     """
     context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce"
     )
     context.set_default_timeout(10_000)
     wrong: list[str] = []

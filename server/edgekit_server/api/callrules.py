@@ -15,7 +15,7 @@ from ..chat.family import Form, Reasoning, Spec
 from ..engine.wire import Hello
 
 _ID = "/[a-zA-Z0-9]{9}/"
-_HOLE = re.compile(r"\{(name|quoted|id|maybe_id|json|thought)\}")
+_HOLE = re.compile(r"\{(name|quoted|id|maybe_id|json|thought[^}]+)\}")
 ANY = r"/(.|\n)*/"
 
 
@@ -51,7 +51,6 @@ def rules_of(spec: Spec, hello: Hello, names: Sequence[str], *, single: bool) ->
     before, between, after = form.many
     shape = before + form.written + between + after
     needed = [] if spec.text_markers or form.guess else [*form.open, *form.inner]
-    needed += [*spec.channels.open, spec.channels.message] if spec.channels else []
     if any(marker in shape and marker not in tokens for marker in needed):
         return None
     write = _Writer(tokens)
@@ -76,7 +75,7 @@ def final_message(spec: Spec, hello: Hello) -> str | None:
     """Return the rule of reasoning, if any, and the header of the message that is @answer."""
     channels = spec.channels
     tokens = _tokens(spec, hello)
-    if channels is None or channels.message not in tokens:
+    if channels is None:
         return None
     write = _Writer(tokens)
     lead, final = write.line(channels.lead), write.line(channels.final)
@@ -196,9 +195,13 @@ class _Writer:
             return _ID
         if hole == "maybe_id":
             return f'(", \\"id\\": \\"" {_ID} "\\"")?'
-        if hole == "thought":
-            self.terminals = [f"THOUGHT: {ANY}"]
-            return "THOUGHT"
+        if hole is not None and hole.startswith("thought"):
+            until = hole.removeprefix("thought")
+            if until in self.tokens:
+                self.terminals = [f"THOUGHT: {ANY}"]
+                return f"THOUGHT <[{self.tokens[until]}]>"
+            self.terminals = [f"thought[lazy]: /(.|\\n)*{_pattern(until)}/"]
+            return "thought"
         return f"<[{self.tokens[word]}]>"
 
 

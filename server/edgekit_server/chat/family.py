@@ -66,7 +66,7 @@ class Channels:
     call: str
     """Pattern of the headers of calls; finds the name."""
     lead: str = ""
-    """Reasoning that may go before a call, as it is written; {thought} is its text."""
+    """Reasoning that may go before, as it is written; {thoughtEND} is its text, then END."""
     final: str = ""
     """The header of the message that the client sees."""
 

@@ -22,7 +22,7 @@ from .events import Text as Text
 from .events import ToolCall as ToolCall
 from .events import merge as merge
 from .events import new_call_id as new_call_id
-from .family import Form, Spec
+from .family import Channels, Form, Spec
 from .outlet import Outlet
 from .table import CHANNEL_CALL, table_of
 
@@ -78,7 +78,7 @@ class Parser:
         self._opened = False
         """Whether a marker, or a recipient, has shown that this is a header."""
         if spec.channels is not None:
-            self._region = _Region.HEADER
+            self._begin_header(opened=False)
         if in_reasoning and spec.reasoning is not None:
             self._enter(_Region.REASONING)
         self.n_calls = 0
@@ -160,24 +160,30 @@ class Parser:
                 self._visible(marker)
         elif channels is not None and marker in channels.open:
             if self._region is not _Region.HEADER:
-                self._region, self._raw, self._n_raw = _Region.HEADER, [], 0
+                self._begin_header(opened=True)
             self._opened = True
             self._keep(marker)
         elif channels is not None and marker == channels.message:
-            self._message(marker)
+            if self._region is _Region.HEADER:
+                self._message(channels, marker)
+            elif not real:
+                self._visible(marker)
         elif channels is not None:
             self._enter(_Region.TEXT)
 
-    def _message(self, marker: str) -> None:
+    def _begin_header(self, *, opened: bool) -> None:
+        self._region, self._raw, self._n_raw = _Region.HEADER, [], 0
+        self._opened = opened
+        self._marks = self._table.in_header.fresh()
+
+    def _message(self, channels: Channels, marker: str) -> None:
         """A header has ended: what it says decides where its message goes."""
-        channels = self._spec.channels
-        if channels is None or self._region is not _Region.HEADER:
-            return
         header = "".join(self._raw)
         call = re.search(channels.call, header)
         if call is not None and self._tools:
             self._keep(marker)
             self._back, self._region = _Region.TEXT, _Region.CALL
+            self._marks = self._table.in_text.fresh()
             self._form, self._body = CHANNEL_CALL, HeadBody("", call.group("name"))
         elif call is not None or "to=" in header:
             self._keep(marker)
@@ -282,11 +288,15 @@ class Parser:
                 self._give_up()
                 return text
             self._opened = begun.startswith("to=")
-        part = text[: MAX_HEAD - self._n_raw]
-        self._keep(part)
-        if self._n_raw >= MAX_HEAD:
+        part = text[: max(0, MAX_HEAD - self._n_raw)]
+        scan = self._marks.feed(part)
+        self._raw.append(scan.text)
+        self._n_raw += len(part) - len(scan.rest)
+        if scan.match is not None:
+            self._mark(scan.match, real=False)
+        elif self._n_raw >= MAX_HEAD:
             self._give_up()
-        return text[len(part) :]
+        return scan.rest + text[len(part) :]
 
     def _keep(self, text: str) -> None:
         self._raw.append(text)
@@ -320,7 +330,9 @@ class Parser:
 
     def _give_up(self) -> None:
         """What looked like a call is not one: show it as the text that it is."""
-        raw, self._raw, self._body = "".join(self._raw), [], None
+        raw, self._raw, self._body = "".join(self._raw) + self._marks.flush(), [], None
+        if self._region is _Region.HEADER:
+            self._marks = self._table.in_text.fresh()
         if self._region is _Region.CALL and self._back is _Region.REASONING:
             self._region = _Region.REASONING
             self._out.reasoning(raw)

@@ -25,6 +25,7 @@ class Table:
     in_text: Scanner
     """Markers to look for in ordinary text. Not to be fed: take a fresh one."""
     in_reasoning: Scanner
+    in_header: Scanner
 
 
 @lru_cache(maxsize=64)
@@ -44,8 +45,13 @@ def table_of(spec: Spec, *, tools: bool, guess: bool) -> Table:
         if spec.text_markers:
             text += thought
             reasoning.append(spec.reasoning.close)
+    header: list[str] = []
     if spec.channels is not None:
-        marks.update(spec.channels.open, spec.channels.end, [spec.channels.message])
+        header = [*spec.channels.open, *spec.channels.end, spec.channels.message]
+        marks.update(header)
+    if spec.text_markers:
+        text += header
+        reasoning += header
     hidden = {m for f in spec.forms for m in (*f.open, *f.inner) if not f.guess}
     return Table(
         opens=opens,
@@ -54,4 +60,5 @@ def table_of(spec: Spec, *, tools: bool, guess: bool) -> Table:
         shown=frozenset() if tools else frozenset(hidden),
         in_text=Scanner(text),
         in_reasoning=Scanner([*reasoning, *strict]),
+        in_header=Scanner(header if spec.text_markers else []),
     )

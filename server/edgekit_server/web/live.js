@@ -97,7 +97,7 @@ function facts(model, report) {
   const can = model.capabilities?.map((name) => NAMES[name] ?? name).join(", ");
   const list = [
     ["File type", model.filetype ?? report?.filetype ?? "–"],
-    ["Device", device(model, report) ?? "–"],
+    ["Device", device(model, report)?.replace(/^the /, "") ?? "–"],
     ["Context", model.n_ctx_seq
       ? `${count(model.n_ctx_seq)} tokens per sequence, ${count(model.n_ctx)} for all ` +
         `${count(model.n_seq_max)} together; trained for ${count(model.n_ctx_train)}` : "–"],

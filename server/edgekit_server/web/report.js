@@ -62,25 +62,27 @@ function verdict(report, plans) {
 
 // Roles are written out: a table that a narrow screen lays out as blocks would lose them.
 function table(rows, plans, report) {
-  // A prediction that was never made is no column.
-  const made = ([name, cell]) => name !== "predicted" || rows.some(
+  // What was never predicted is no column, nor what has not been measured yet.
+  const measured = Boolean(report.rows?.length);
+  const made = ([name, cell]) => name !== "predicted" ? measured : rows.some(
     (row) => cell(row, plans.get(row.users)) !== "–");
-  const groups = GROUPS.map(([name, parts]) => [name, parts.filter(made)]);
+  const groups = GROUPS.map(([name, parts]) => [name, parts.filter(made)])
+    .filter(([, parts]) => parts.length);
   const columns = groups.flatMap(([group, parts]) =>
-    parts.map(([name, cell]) => ({ group, name, cell })));
+    parts.map(([name, cell], at) => ({ group, name, cell, first: at === 0 })));
   const failed = rows.some((row) => row.errors);
   const head = (text, more) => el("th", { role: "columnheader", scope: "col", ...more }, text);
   const upper = el("tr", { role: "row" },
     head("Users", { rowSpan: 2 }),
     ...groups.map(([name, parts]) => head(name, { colSpan: parts.length, scope: "colgroup", className: "first" })),
     failed ? head("Failed", { rowSpan: 2 }) : null);
-  const names = el("tr", { role: "row" }, ...columns.map(({ group, name }) =>
-    head(name, { className: name === first(group) ? "first" : "" })));
+  const names = el("tr", { role: "row" }, ...columns.map(({ name, first }) =>
+    head(name, { className: first ? "first" : "" })));
   const lines = rows.map((row) => el("tr", { role: "row" },
     el("th", { role: "rowheader", scope: "row", "data-label": "Users" }, count(row.users)),
-    ...columns.map(({ group, name, cell }) => el("td", {
+    ...columns.map(({ group, name, cell, first }) => el("td", {
       role: "cell", "data-label": `${group.replace(/, (ms|tok\/s)$/, "")}, ${name}`,
-      className: [name === "predicted" && "predicted", name === first(group) && "first"]
+      className: [name === "predicted" && "predicted", first && "first"]
         .filter(Boolean).join(" "),
     }, withUnit(group, cell(row, plans.get(row.users))))),
     failed ? el("td", { role: "cell", "data-label": "Failed" },
@@ -89,10 +91,6 @@ function table(rows, plans, report) {
     el("caption", {}, load(report)),
     el("thead", { role: "rowgroup" }, upper, names),
     el("tbody", { role: "rowgroup" }, ...lines));
-}
-
-function first(group) {
-  return GROUPS.find(([name]) => name === group)[1][0][0];
 }
 
 /** The unit is in the column's heading; where headings are gone, it is shown beside the figure. */
