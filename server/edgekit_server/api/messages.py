@@ -22,6 +22,8 @@ from .sse import EventStream, event
 
 routes = APIRouter()
 
+PING: dict[str, object] = {"type": "ping"}
+
 MOST_COUNTING = 8
 """Prompts in the engine's counting lane at a time: agents ask for two dozen counts at once, more
 than the lane lets wait."""
@@ -77,7 +79,7 @@ async def _stream(
     yield _named(writer.start(sum(conversation.call.n_prompt)))
     try:
         async for step in conversation.steps(keepalive_s):
-            for data in [{"type": "ping"}] if step is None else writer.events(step[1]):
+            for data in writer.events(step[1]) if step is not None else [PING]:
                 yield _named(data)
     except ServerError as error:
         yield _named(anthropic_body(error))
