@@ -17,10 +17,10 @@ STATUSES = {
     "404": "there is no such model or object",
     "413": "the body is too large",
     "429": "too many requests are waiting",
-    "499": "the client left before there was an answer",
+    "499": "the client left, or a newer fill-in-the-middle request of its took the place",
     "500": "a fault of the server",
     "501": "the loaded model cannot do this",
-    "503": "the model is loading, or the engine is being restarted",
+    "503": "the model is loading or finds no room, or the engine is being restarted",
     "504": "the deadline passed",
 }
 
@@ -70,8 +70,6 @@ def _streams(path: str, operation: dict[str, Any]) -> None:
 
 
 def _failure(path: str, status: int, about: str) -> dict[str, Any]:
-    if status == 499:
-        return {"description": about}
     example = body_for(path, RequestError(about, status=status))
     schema = {"type": "object", "required": list(example)}
     content = {"application/json": {"schema": schema, "example": example}}
