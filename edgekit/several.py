@@ -103,12 +103,18 @@ def share(wanted: Sequence[Wanted], device: Device) -> list[Share]:
 def _beside(
     model: Wanted, device: Device, taken: Sequence[MemoryPlan], needs: Sequence[MemoryPlan]
 ) -> tuple[Choice, str] | None:
-    """Choose with the memory that the others leave. The last named is the first to get none."""
+    """Choose with the memory that the others leave. The last named is the first to get none.
+
+    Quality is not given up for company: rather than go below Q4_K_M, models take turns.
+    """
+    worst = max(model.choose(device).candidate.filetype.loss, fit.GOOD_LOSS)
     for n_kept in range(len(needs), -1, -1):
         left = left_after(device, [*taken, *needs[:n_kept]])
         try:
             choice = model.choose(left)
         except NoDeviceError:
+            continue
+        if choice.candidate.filetype.loss > worst:
             continue
         budget = device_budget(left).bytes
         within = "" if budget is None else f" within {format_gib(budget)}"

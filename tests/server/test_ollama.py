@@ -164,7 +164,8 @@ def test_counts_for_people(n: int, text: str) -> None:
         (HELLO, ["completion", "tools"]),
         (replace(HELLO, fim=QWEN_FIM), ["completion", "tools", "insert"]),
         (replace(HELLO, chat_template=TEMPLATE + "[THINK]"), ["completion", "tools", "thinking"]),
-        (replace(HELLO, chat_template=None), ["completion"]),
+        (replace(HELLO, chat_template=None), ["completion", "tools"]),  # Mistral's vocabulary
+        (replace(HELLO, chat_template=None, control_tokens=[]), ["completion"]),
         (replace(HELLO, vectors=VECTORS), ["completion", "tools"]),
         (replace(HELLO, generates=False, vectors=VECTORS, fim=QWEN_FIM), ["embedding"]),
         (replace(HELLO, generates=False, vectors=replace(VECTORS, pooling="rank")), []),

@@ -31,15 +31,8 @@ class Tool:
 
     @property
     def shown(self) -> Json:
-        """The tool as the template shows it.
-
-        Templates use description and parameters without asking whether a tool has them;
-        mistral-common writes an empty description too.
-        """
-        given = self.function.model_dump(exclude_none=True)
-        whole = {"description": "", "parameters": {"type": "object", "properties": {}}, **given}
-        order = ("name", "description", "parameters")
-        return {"type": "function", "function": {key: whole[key] for key in order}}
+        """The tool as the template shows it."""
+        return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
     @property
     def param(self) -> str:

@@ -40,6 +40,8 @@ def adapted(
         if shown:
             made = _with_system(made, _instructions(shown, spec))
         shown = None
+    if spec.whole_tools and shown:
+        shown = [_whole(tool) for tool in shown]
     if spec.fold_system:
         made = _folded(made)
     if spec.single_calls:
@@ -52,6 +54,14 @@ def _instructions(tools: list[Json], spec: Spec) -> str:
     return _HOW.format(
         example=_filled(spec, _EXAMPLE), tools="\n".join(compact(f) for f in functions)
     )
+
+
+def _whole(tool: Json) -> Json:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict) or not isinstance(function, dict):
+        return tool
+    blank: dict[str, Json] = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return {**tool, "function": {**blank, **function}}
 
 
 def _filled(spec: Spec, values: dict[str, str]) -> str:

@@ -90,6 +90,8 @@ class Spec:
     """The template has no place for a system turn: it goes into the first user turn."""
     single_calls: bool = False
     """The template takes one call per assistant turn."""
+    whole_tools: bool = False
+    """The template uses a tool's description and parameters without asking whether it has any."""
     context: tuple[tuple[str, str], ...] = ()
     """What else the template is given."""
     reasoning: Reasoning | None = None
