@@ -281,7 +281,7 @@ fragments = st.sampled_from(
 texts = st.lists(fragments, max_size=14).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("name", sorted(SPECS))
 @given(
     text=texts,
@@ -323,7 +323,7 @@ def test_property_any_chunks_give_the_same_events(
             assert isinstance(json.loads(event.arguments), dict)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("name", sorted(SPECS))
 @given(text=st.text('abc{}[]()<>"\\/:;,=`|_ \né', max_size=60))
 def test_property_text_without_calls_stays_as_it_was(name: str, text: str) -> None:

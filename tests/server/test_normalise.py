@@ -172,3 +172,38 @@ def test_result_is_what_strict_templates_ask_for(given_: list[Turn]) -> None:
     pairs = itertools.pairwise(roles)
     assert not any(a == b and a in ("user", "assistant") for a, b in pairs)
     assert normalise(turns) == turns
+
+
+def test_reasoning_is_kept_where_a_family_reasons() -> None:
+    said = [_says("user"), _says("assistant", "a", reasoning_content="hm")]
+    assert normalise(said, reasoning=True)[1]["reasoning_content"] == "hm"
+    twice = [*said, _says("assistant", "b", reasoning="so")]
+    assert normalise(twice, reasoning=True)[1] == {
+        "role": "assistant", "content": "a\n\nb", "reasoning_content": "hm\n\nso",
+    }  # fmt: skip
+
+
+def test_results_without_an_id_get_that_of_their_call() -> None:
+    calls = [
+        {"id": name * 9, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for name in "fgh"
+    ]
+    turns = normalise(
+        [
+            _says("user"),
+            _says("assistant", None, tool_calls=calls),
+            _says("tool", "2", name="g"),
+            _says("function", "1"),
+            _says("tool", "3", tool_call_id="h" * 9),
+            _says("tool", "nobody asked"),
+        ]
+    )
+    ids = [turn.get("tool_call_id") for turn in turns[2:]]
+    assert ids == ["g" * 9, "f" * 9, "h" * 9, None]
+
+
+def test_a_call_in_the_old_form_is_a_call() -> None:
+    old = {"name": "f", "arguments": '{"a": 1}'}
+    turns = normalise([_says("user"), _says("assistant", None, function_call=old)])
+    (call,) = turns[1]["tool_calls"]  # type: ignore[misc]
+    assert call["function"] == {"name": "f", "arguments": {"a": 1}}  # type: ignore[index,call-overload]

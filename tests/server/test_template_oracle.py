@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,14 @@ def test_prompts_are_those_of_transformers(
 CONTROL = ["<s>", "</s>", "[INST]", "[TOOL_CALLS]", "<|im_start|>", "<|start|>", "<|eot_id|>"]
 
 
+@cache
+def _tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+
+
 def _theirs(name: str, turns: list[Turn], tools: list[Any] | None, **context: Any) -> str:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")),
-        bos_token="<s>",
-        eos_token="</s>",
-    )
-    made = tokenizer.apply_chat_template(
+    made = _tokenizer().apply_chat_template(
         turns, tools=tools, chat_template=TEMPLATES[name], tokenize=False,
         add_generation_prompt=True, **context,
     )  # fmt: skip

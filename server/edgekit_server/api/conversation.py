@@ -114,7 +114,9 @@ async def prompt_of(request: Request, body: ChatRequest) -> Prompt:
     )
     shown = [tool.shown for tool in tools]
     rendered = await asyncio.to_thread(
-        lambda: render(*adapted(normalise(body.messages), shown, model.spec))
+        lambda: render(
+            *adapted(normalise(body.messages, reasoning=model.spec.reasons), shown, model.spec)
+        )
     )
     if grammar is not None and not grammar.lenient:
         grammar = after_reasoning(grammar, model.spec, rendered, model.hello, thinking=thinking)

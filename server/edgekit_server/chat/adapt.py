@@ -40,6 +40,8 @@ def adapted(
         if shown:
             made = _with_system(made, _instructions(shown, spec))
         shown = None
+    if spec.channels is not None:
+        made = [_thinking(turn) for turn in made]
     if spec.whole_tools and shown:
         shown = [_whole(tool) for tool in shown]
     if spec.fold_system:
@@ -54,6 +56,14 @@ def _instructions(tools: list[Json], spec: Spec) -> str:
     return _HOW.format(
         example=_filled(spec, _EXAMPLE), tools="\n".join(compact(f) for f in functions)
     )
+
+
+def _thinking(turn: Turn) -> Turn:
+    """Return a turn with its reasoning where harmony's template looks for it: not beside text."""
+    if "reasoning_content" not in turn:
+        return turn
+    rest = {key: value for key, value in turn.items() if key != "reasoning_content"}
+    return rest if turn["content"] else {**rest, "thinking": turn["reasoning_content"]}
 
 
 def _whole(tool: Json) -> Json:

@@ -100,6 +100,11 @@ class Spec:
     channels: Channels | None = None
 
     @property
+    def reasons(self) -> bool:
+        """Whether models of this family may reason before they answer."""
+        return self.reasoning is not None or self.channels is not None
+
+    @property
     def call(self) -> Form | None:
         """The form of call that is demanded; None if the family has no calls."""
         return self.forms[0] if self.forms else None

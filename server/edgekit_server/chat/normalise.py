@@ -9,7 +9,8 @@ text, JSON arguments as a string, null content. The rules, in order:
 3. System turns before the first assistant turn become one leading system turn. A later one goes,
    tagged, into the neighbouring user turn: hoisting it would rewrite the prefix and lose its KV.
 4. Neighbouring user turns are joined; so are neighbouring assistant turns.
-5. Tool-call arguments become objects; call ids get the nine letters that Mistral insists on.
+5. Tool-call arguments become objects; call ids get the nine letters that Mistral insists on; a
+   result without an id gets that of its call.
 """
 
 from __future__ import annotations
@@ -32,9 +33,18 @@ _KNOWN = ("system", "user", "assistant", "tool")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
-def normalise(messages: Sequence[Mapping[str, Json]]) -> list[Turn]:
-    """Return turns that any template takes; RequestError names the message that cannot be used."""
-    turns = joined(_place_system([_turn(message, at) for at, message in enumerate(messages)]))
+def normalise(messages: Sequence[Mapping[str, Json]], *, reasoning: bool = False) -> list[Turn]:
+    """Return turns that any template takes; RequestError names the message that cannot be used.
+
+    `reasoning`: keep an assistant's `reasoning_content`, for families whose templates render it.
+    """
+    turns = [_turn(message, at) for at, message in enumerate(messages)]
+    if reasoning:
+        for turn, message in zip(turns, messages, strict=True):
+            thought = message.get("reasoning_content") or message.get("reasoning")
+            if turn["role"] == "assistant" and isinstance(thought, str):
+                turn["reasoning_content"] = thought
+    turns = joined(_place_system(_answered(turns)))
     if not turns:
         raise RequestError("messages is empty", param="messages", code="empty_messages")
     return turns
@@ -64,7 +74,9 @@ def _turn(message: Mapping[str, Json], at: int) -> Turn:
     content = _content(message.get("content"), at)
     turn: Turn = {"role": role, "content": content}
     if role == "assistant":
-        calls = _calls(message.get("tool_calls"), at)
+        old = message.get("function_call")
+        given_calls: Json = [{"function": old}] if isinstance(old, dict) else []
+        calls = _calls(message.get("tool_calls") or given_calls, at)
         if calls:
             turn["tool_calls"] = cast("Json", calls)
             # Clients replay the empty text beside a call as null, "" or " ": one prefix for all.
@@ -140,6 +152,23 @@ def _arguments(arguments: Json) -> Json:
     return value if isinstance(value, dict) else arguments
 
 
+def _answered(turns: list[Turn]) -> list[Turn]:
+    """Give results without an id that of the call they answer: by name, else the next one."""
+    open_calls: list[tuple[str, Json]] = []
+    made: list[Turn] = []
+    for turn in turns:
+        if turn["role"] == "tool" and "tool_call_id" not in turn and open_calls:
+            named = (c for c in open_calls if c[0] == turn.get("name"))
+            turn = {**turn, "tool_call_id": next(named, open_calls[0])[1]}
+        if turn["role"] == "tool":
+            open_calls = [c for c in open_calls if c[1] != turn.get("tool_call_id")]
+        for call in _list(turn.get("tool_calls")):
+            if isinstance(call, dict) and isinstance(function := call["function"], dict):
+                open_calls.append((str(function["name"]), call["id"]))
+        made.append(turn)
+    return made
+
+
 def _place_system(turns: list[Turn]) -> list[Turn]:
     first_answer = next(
         (at for at, turn in enumerate(turns) if turn["role"] == "assistant"), len(turns)
@@ -179,6 +208,9 @@ def joined(turns: list[Turn]) -> list[Turn]:
         calls = [*_list(last.get("tool_calls")), *_list(turn.get("tool_calls"))]
         if calls:
             merged |= {"tool_calls": calls, "content": content if content.strip() else ""}
+        thoughts = [t["reasoning_content"] for t in (last, turn) if "reasoning_content" in t]
+        if thoughts:
+            merged["reasoning_content"] = "\n\n".join(map(str, thoughts))
         made[-1] = merged
     return made
 
