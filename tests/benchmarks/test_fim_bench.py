@@ -21,6 +21,7 @@ from tests.support.pocket import convert_pocket
 pytestmark = pytest.mark.bench
 KEYSTROKES = 40
 SOURCE = Path(json.__file__).with_name("decoder.py").read_text()
+SUFFIX = SOURCE[3000 + KEYSTROKES : 4000]
 
 
 def infill(prefix: str, suffix: str) -> tuple[str, dict[str, object]]:
@@ -36,7 +37,7 @@ def completion(prefix: str, suffix: str) -> tuple[str, dict[str, object]]:
 def test_keystroke_to_suggestion(
     tmp_path: Path, ask: Callable[[str, str], tuple[str, dict[str, object]]]
 ) -> None:
-    """Type through a file of the standard library; the cache holds what was typed before."""
+    """Type new text into a file of the standard library, one character a keystroke."""
     config = config_for(convert_pocket(tmp_path, "Q4_K_M"))
     engine = replace(config.engine, n_ctx=8192, n_seq_max=4, n_threads=None)
     took_ms: list[float] = []
@@ -46,7 +47,7 @@ def test_keystroke_to_suggestion(
     ):
         for stroke in range(KEYSTROKES):
             at = 3000 + stroke
-            path, body = ask(SOURCE[:at], SOURCE[at : at + 1000])
+            path, body = ask(SOURCE[:at], SUFFIX)
             began = time.perf_counter()
             assert http.post(path, json=body).status_code == 200
             took_ms.append(1000 * (time.perf_counter() - began))

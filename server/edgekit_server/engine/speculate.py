@@ -41,9 +41,6 @@ KEEP = 0.9
 """Weight that older drafts keep at each new one."""
 FADE = 0.98
 """The same at each chance not taken: a bad record fades, and the source is tried again."""
-KEEP_ALL, FADE_ALL = 0.98, 0.998
-"""KEEP and FADE of what all requests together have met with. It is where a new one begins, so
-a server whose texts cannot be guessed does not try anew with each request."""
 
 
 def n_outputs(n_seq_max: int, n_batch: int) -> int:
@@ -57,46 +54,15 @@ def n_outputs(n_seq_max: int, n_batch: int) -> int:
     return max(n_seq_max, min(n_seq_max + drafts, n_batch))
 
 
-class Record:
-    """How guesses fared, by source; older ones weigh less."""
-
-    def __init__(
-        self, before: Record | None = None, keep: float = KEEP, fade: float = FADE
-    ) -> None:
-        """`before`: what to believe where nothing is known yet; None: PRIOR."""
-        self._before, self._keep, self._fade = before, keep, fade
-        self._hits = dict.fromkeys(Source, 0.0)
-        self._misses = dict.fromkeys(Source, 0.0)
-
-    def chance(self, source: Source) -> float:
-        """Return the chance of each token of a draft, if those before it are right."""
-        prior = self._before.chance(source) if self._before else PRIOR[source]
-        hits, misses = self._hits[source], self._misses[source]
-        return (hits + PRIOR_WEIGHT * prior) / (hits + misses + PRIOR_WEIGHT)
-
-    def learn(self, source: Source, n_drafted: int, n_accepted: int) -> None:
-        """Take note of a draft's fate."""
-        self._hits[source] = self._hits[source] * self._keep + n_accepted
-        self._misses[source] = self._misses[source] * self._keep + (n_accepted < n_drafted)
-        if self._before:
-            self._before.learn(source, n_drafted, n_accepted)
-
-    def passed(self, source: Source) -> None:
-        """Take note of a draft that was not worth its rows."""
-        self._hits[source] *= self._fade
-        self._misses[source] *= self._fade
-        if self._before:
-            self._before.passed(source)
-
-
 class Drafter:
     """One request's guesses, and how they fare."""
 
-    def __init__(self, tokens: array[int], limit: int, everyone: Record | None = None) -> None:
-        """`tokens` grows as the answer does, to `limit` at most; `everyone`: all requests'."""
+    def __init__(self, tokens: array[int], limit: int) -> None:
+        """`tokens` grows as the answer does, to `limit` at most."""
         self.tokens = tokens
         self._lookup = Lookup(tokens, limit)
-        self._record = Record(everyone)
+        self._hits = dict.fromkeys(Source, 0.0)
+        self._misses = dict.fromkeys(Source, 0.0)
         self.credit = FIRST_CREDIT
         self.n_drafted = self.n_accepted = 0
         self.source = Source.SHORT
@@ -109,7 +75,8 @@ class Drafter:
 
     def chance(self) -> float:
         """Return the chance of each token of the last draft, if those before it are right."""
-        return self._record.chance(self.source)
+        hits, misses = self._hits[self.source], self._misses[self.source]
+        return (hits + PRIOR_WEIGHT * PRIOR[self.source]) / (hits + misses + PRIOR_WEIGHT)
 
     def affordable(self, extra: Sequence[float], n_active: int, most: int) -> int:
         """Return the drafts whose whole cost, to all active sequences, the credit covers."""
@@ -125,12 +92,15 @@ class Drafter:
 
     def passed(self) -> None:
         """Take note of a draft that was not worth its rows."""
-        self._record.passed(self.source)
+        self._hits[self.source] *= FADE
+        self._misses[self.source] *= FADE
         self.idle()
 
     def learn(self, n_drafted: int, n_accepted: int, cost: float) -> None:
         """Take note of a draft's fate; `cost` in steps of one sequence."""
-        self._record.learn(self.source, n_drafted, n_accepted)
+        source = self.source
+        self._hits[source] = self._hits[source] * KEEP + n_accepted
+        self._misses[source] = self._misses[source] * KEEP + (n_accepted < n_drafted)
         self.credit = min(self.credit + n_accepted - cost, MOST_CREDIT)
         self.n_drafted += n_drafted
         self.n_accepted += n_accepted
@@ -191,7 +161,6 @@ class Speculator:
     def __init__(self, model: Model | None = None) -> None:
         self.costs = StepCosts()
         self._model = model
-        self._everyone = Record(keep=KEEP_ALL, fade=FADE_ALL)
 
     def propose(self, requests: Sequence[Wanting], room: int) -> dict[int, array[int]]:
         """Return drafts by request key; `requests`: all that decode, `room`: rows there are."""
@@ -203,7 +172,7 @@ class Speculator:
         extra = self.costs.added(n_active, MOST_ROWS)
         found: list[tuple[Wanting, Drafter, array[int], int]] = []
         for request in requests:
-            drafter = drafter_of(request, self._everyone)
+            drafter = drafter_of(request)
             if drafter is None:
                 continue
             most = min(MOST_DRAFTS, room, request.limit - len(request.tokens) - 1)
@@ -270,12 +239,12 @@ class Speculator:
             drafter.learn(n, n_accepted, n * per_row + share)
 
 
-def drafter_of(request: Wanting, everyone: Record | None = None) -> Drafter | None:
+def drafter_of(request: Wanting) -> Drafter | None:
     """Return a request's drafter, made when first asked for; None if it wants no drafts."""
     if not request.speculate:
         return None
     if request.drafter is None or request.drafter.tokens is not request.tokens:
-        request.drafter = Drafter(request.tokens, request.limit, everyone)
+        request.drafter = Drafter(request.tokens, request.limit)
     return request.drafter
 
 
