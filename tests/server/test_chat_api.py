@@ -188,7 +188,9 @@ def test_logprobs(client: openai.OpenAI, stream: bool) -> None:
 
 
 def test_keep_alive_on_a_silent_stream(server: Server) -> None:
-    _, found = sse.post(f"{server.url}/v1/chat/completions", _body("silent", stream=True))
+    _, found = sse.post(
+        f"{server.url}/v1/chat/completions", _body("silent", stream=True), comments=True
+    )
     assert found[:2] == [": keep-alive", ": keep-alive"]
     sse.check_chat_stream(found)
 
@@ -196,7 +198,9 @@ def test_keep_alive_on_a_silent_stream(server: Server) -> None:
 def test_keep_alive_while_a_call_is_being_written(server: Server) -> None:
     tools = [{"type": "function", "function": {"name": "get_weather"}}]
     _, found = sse.post(
-        f"{server.url}/v1/chat/completions", _body("slow call", stream=True, tools=tools)
+        f"{server.url}/v1/chat/completions",
+        _body("slow call", stream=True, tools=tools),
+        comments=True,
     )
     first_call = next(i for i, item in enumerate(found) if "tool_calls" in str(item))
     assert ": keep-alive" in found[:first_call]
