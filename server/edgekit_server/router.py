@@ -112,10 +112,6 @@ class Router:
             )
         return found
 
-    def check_name(self, name: str | None) -> None:
-        """Raise the 404 that clients know if no model answers to the name."""
-        self.find(name)
-
     async def model(self, name: str | None, *, role: str = "chat") -> Model:
         """Return a loaded model, see `find`. It may have to be loaded first, and to wait for room.
 

@@ -17,7 +17,7 @@ from tests.server.test_agent_loop import TASKS, Task
 from tests.server.test_agent_loop import TOOLS as OPENAI_TOOLS
 from tests.support import anthropic_contract as contract
 from tests.support.http_server import config_for, running
-from tests.support.pocket import SOURCE, convert_pocket
+from tests.support.pocket import convert_pocket
 
 N_CTX = 2048
 TOOLS: dict[str, Any] = {
@@ -28,10 +28,6 @@ TOOLS: dict[str, Any] = {
     }
     for name, tool in OPENAI_TOOLS.items()
 }
-
-pytestmark = pytest.mark.skipif(
-    not list(SOURCE.glob("*.safetensors")), reason="pocket's weights are not built yet"
-)
 
 
 @pytest.fixture(scope="module")

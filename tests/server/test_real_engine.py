@@ -34,10 +34,6 @@ CALL = {
     "function": {"name": "f", "arguments": '{"x": [1, "é"]}'},
 }
 
-pytestmark = pytest.mark.skipif(
-    not list(SOURCE.glob("*.safetensors")), reason="pocket's weights are not built yet"
-)
-
 
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

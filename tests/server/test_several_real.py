@@ -15,11 +15,7 @@ from edgekit_server.app import Server
 from edgekit_server.config import EngineConfig, ModelConfig, ServeConfig
 from tests.support import sse, vector_models
 from tests.support.http_server import running
-from tests.support.pocket import SOURCE, convert_pocket
-
-pytestmark = pytest.mark.skipif(
-    not list(SOURCE.glob("*.safetensors")), reason="pocket's weights are not built yet"
-)
+from tests.support.pocket import convert_pocket
 
 
 @pytest.fixture(scope="module")
