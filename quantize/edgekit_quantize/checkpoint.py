@@ -13,6 +13,7 @@ from types import TracebackType
 from edgekit_quantize.architectures import Config
 from edgekit_quantize.errors import BadCheckpointError, IoFailedError, MissingFileError
 from edgekit_quantize.safetensors import SafetensorsFile, StoredTensor
+from edgekit_quantize.scales import find_scales
 
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -88,6 +89,7 @@ class Checkpoint:
                     self.where[tensor] = shard
             if weight_map is not None:
                 self._compare(weight_map)
+            self.scales = find_scales(self.where.keys())
         except BaseException:
             self.close()
             raise

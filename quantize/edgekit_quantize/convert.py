@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit_quantize import architectures
-from edgekit_quantize.architectures import Architecture, TensorSource
-from edgekit_quantize.architectures.dense import read_shape
+from edgekit_quantize.architectures import Architecture, Part, TensorSource
+from edgekit_quantize.architectures.views import viewed_shape
 from edgekit_quantize.checkpoint import Checkpoint, file_digests
 from edgekit_quantize.errors import BadCheckpointError, IoFailedError
 from edgekit_quantize.general import general_metadata
@@ -30,6 +30,7 @@ from edgekit_quantize.metadata import KeyValue, u32
 from edgekit_quantize.output import PartialFile
 from edgekit_quantize.provenance import provenance_metadata, source_digest
 from edgekit_quantize.recipe import assign, quantizable
+from edgekit_quantize.scales import check_method, scale_block
 from edgekit_quantize.tensor_types import FileType, align, find_file_type
 from edgekit_quantize.tokenizer import Tokenizer, read_tokenizer
 
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgekit_quantize.rows import Chunk, Job
+    from edgekit_quantize.stored import StoredPart
 
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION."""
 
 FLOAT_DTYPES = ("F32", "F16", "BF16")
+SCALED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8")
+"""FP8, and MXFP4's packed nibbles: read together with their scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,41 +136,57 @@ def _plan(checkpoint: Checkpoint, file_type: FileType) -> _Plan:
     """Decide names, types and places, and find all that is wrong before a byte is written."""
     config = checkpoint.config
     architecture = architectures.for_config(config)
-    if config.get("quantization_config") is not None:
-        raise BadCheckpointError(
-            "the checkpoint is already quantized (config.json has a quantization_config)",
-            code="quantized_checkpoint",
-            hint="use the model's BF16 checkpoint",
-        )
-    sources = tuple(architecture.sources(config, checkpoint.where))
+    check_method(config)
+    names = checkpoint.scales.names
+    sources = tuple(architecture.sources(config, names))
     for source in sources:
         _check_stored(checkpoint, source)
-    vocab = read_shape(config).vocab
-    tokenizer = read_tokenizer(checkpoint.folder, config, vocab, architecture.name)
     specs = [source.spec for source in sources]
+    vocab = next(spec.shape[1] for spec in specs if spec.name == "token_embd.weight")
+    tokenizer = read_tokenizer(checkpoint.folder, config, vocab, architecture.name)
     types = assign(specs, file_type.name, architecture.recipe_params(config))
     tensors = tuple(lay_out(specs, types))
-    reasons = (tokenizer.reason, *_type_reasons(checkpoint, tensors, sources, file_type))
+    reasons = (
+        tokenizer.reason,
+        *architecture.notes(config, names),
+        *_type_reasons(checkpoint, tensors, sources, file_type),
+    )
     return _Plan(architecture, sources, tensors, tokenizer, reasons)
 
 
 def _check_stored(checkpoint: Checkpoint, source: TensorSource) -> None:
-    if source.values is not None:
-        return
-    stored = checkpoint.tensor(source.source)
-    if stored.dtype not in FLOAT_DTYPES:
-        raise BadCheckpointError(
-            f"tensor {stored.name!r} is stored as {stored.dtype}",
-            code="bad_dtype",
-            hint="edgekit converts F32, F16 and BF16 weights; use the BF16 checkpoint",
-        )
-    if stored.shape != source.spec.shape[::-1]:
-        raise BadCheckpointError(
-            f"tensor {stored.name!r} has the shape {list(stored.shape)}, config.json asks for "
-            f"{list(source.spec.shape[::-1])}",
-            code="bad_shape",
-            hint="config.json and weights are of different models; fetch both again",
-        )
+    """Raise BadCheckpointError where a stored tensor is not what the architecture asks for."""
+    columns, wanted = source.spec.shape[0], math.prod(source.spec.shape)
+    found = 0
+    for part in source.parts:
+        stored = checkpoint.tensor(part.source)
+        scaled = part.source in checkpoint.scales.of
+        if stored.dtype not in FLOAT_DTYPES and not (scaled and stored.dtype in SCALED_DTYPES):
+            raise BadCheckpointError(
+                f"tensor {stored.name!r} is stored as {stored.dtype}",
+                code="bad_dtype",
+                hint="edgekit converts F32, F16 and BF16 weights, and FP8 and MXFP4 with their "
+                "scales; use the BF16 checkpoint",
+            )
+        packed = stored.dtype == "U8"
+        shape = (*stored.shape[:-1], stored.shape[-1] * 2) if packed else stored.shape
+        seen = viewed_shape(shape, part.view)
+        row = seen and (math.prod(seen[-2:]) if packed else seen[-1])
+        whole = len(source.parts) > 1 or part.view or packed or shape == source.spec.shape[::-1]
+        if not seen or not whole or (len(source.spec.shape) > 1 and row != columns):
+            raise _bad_shape(stored.name, stored.shape, source.spec.shape)
+        found += math.prod(seen)
+    if source.parts and found != wanted:
+        name = source.parts[0].source
+        raise _bad_shape(name, checkpoint.tensor(name).shape, source.spec.shape)
+
+
+def _bad_shape(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> BadCheckpointError:
+    return BadCheckpointError(
+        f"tensor {name!r} has the shape {list(stored)}, config.json asks for {list(wanted[::-1])}",
+        code="bad_shape",
+        hint="config.json and weights are of different models; fetch both again",
+    )
 
 
 def _type_reasons(
@@ -187,7 +207,7 @@ def _type_reasons(
                     f"{tensor.name} is {tensor.type.name}: rows of {tensor.shape[0]} are no whole "
                     f"{file_type.default.name} blocks of {file_type.default.block}"
                 )
-    dtypes = {checkpoint.tensor(s.source).dtype for s in sources if s.source}
+    dtypes = {checkpoint.tensor(part.source).dtype for s in sources for part in s.parts}
     if dtypes != {"BF16"}:
         yield f"weights are stored as {', '.join(sorted(dtypes))} and quantized from those values"
 
@@ -249,8 +269,26 @@ def _jobs(checkpoint: Checkpoint, plan: _Plan) -> Iterator[Job]:
     from edgekit_quantize.rows import Job
 
     for source, tensor in zip(plan.sources, plan.tensors, strict=True):
-        shard = checkpoint.where.get(source.source)
-        yield Job(tensor, source, shard, shard.tensors[source.source] if shard else None)
+        parts = tuple(_stored_part(checkpoint, part) for part in source.parts)
+        yield Job(tensor, source, parts)
+
+
+def _stored_part(checkpoint: Checkpoint, part: Part) -> StoredPart:
+    from edgekit_quantize.stored import Stored, StoredPart
+
+    def stored(name: str) -> Stored:
+        return Stored(checkpoint.where[name], checkpoint.tensor(name))
+
+    weight = stored(part.source)
+    scale_name = checkpoint.scales.of.get(part.source)
+    if scale_name is None:
+        return StoredPart(weight, part.view)
+    scales = stored(scale_name)
+    block: tuple[int, ...] = ()
+    if weight.tensor.dtype != "U8":
+        shapes = weight.tensor.shape, scales.tensor.shape
+        block = scale_block(part.source, *shapes, checkpoint.config)
+    return StoredPart(weight, part.view, scales, block)
 
 
 def _write_next(
@@ -260,10 +298,10 @@ def _write_next(
     job = chunk.job
     out.write(future.result().data)
     meter.advance(chunk.source_bytes)
+    if chunk.part is not None and chunk.ends_part:
+        chunk.part.stored.shard.forget(chunk.part.stored.tensor)
     if chunk.ends:
         out.write(bytes(align(job.target.bytes) - job.target.bytes))
-        if job.shard is not None and job.stored is not None:
-            job.shard.forget(job.stored)
 
 
 def _check(path: Path, header: bytes, file_bytes: int) -> None:
@@ -285,7 +323,7 @@ class _Meter:
         known: Mapping[str, str],
     ) -> None:
         hashed = sum(p.stat().st_size for p in checkpoint.files() if p.name not in known)
-        stored = sum(checkpoint.tensor(s.source).bytes for s in plan.sources if s.source)
+        stored = sum(checkpoint.tensor(part.source).bytes for s in plan.sources for part in s.parts)
         self._total = hashed + stored
         self._done = 0
         self._report = report

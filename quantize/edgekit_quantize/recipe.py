@@ -114,6 +114,8 @@ class _State:
         self.i_ffn_down = 0
 
     def choose(self, tensor: TensorSpec) -> TensorType:
+        if tensor.native is not None:
+            return TENSOR_TYPES[tensor.native]
         if not quantizable(tensor):
             return stored_type(tensor)
         default = self.file_type.default

@@ -6,6 +6,7 @@ so cutting a tensor into chunks changes no byte.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edgekit_quantize.architectures import TensorSource
 from edgekit_quantize.errors import BadCheckpointError
 from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.llama import Ggml
-from edgekit_quantize.safetensors import SafetensorsFile, StoredTensor
+from edgekit_quantize.stored import StoredPart
 from edgekit_quantize.tensor_types import row_bytes
 
 CHUNK_ELEMENTS = 1 << 20
@@ -33,8 +34,7 @@ class Job:
 
     target: GgufTensor
     source: TensorSource
-    shard: SafetensorsFile | None
-    stored: StoredTensor | None
+    parts: tuple[StoredPart, ...]
 
     @property
     def columns(self) -> int:
@@ -42,43 +42,53 @@ class Job:
 
     @property
     def rows(self) -> int:
-        return self.target.shape[1] if len(self.target.shape) > 1 else 1
+        return math.prod(self.target.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows [first, last) of a job. `ends` marks the tensor's last chunk."""
+    """Rows [first, last) of one part of a job (`part` is None for synthesized values).
+
+    `start` is the tensor's row that the part's row 0 is. `ends_part` and `ends` mark the last
+    chunk of the part and of the tensor.
+    """
 
     job: Job
+    part: StoredPart | None
+    start: int
     first: int
     last: int
+    ends_part: bool
     ends: bool
 
     @property
     def source_bytes(self) -> int:
-        if self.job.stored is None:
+        if self.part is None:
             return 0
-        return self.job.stored.bytes * (self.last - self.first) // self.job.rows
+        return self.part.stored.tensor.bytes * (self.last - self.first) // self.part.rows
 
 
 def chunks(job: Job) -> Iterator[Chunk]:
-    """Cut a tensor into runs of about CHUNK_ELEMENTS values."""
-    step = max(1, CHUNK_ELEMENTS // job.columns)
-    for first in range(0, job.rows, step):
-        last = min(first + step, job.rows)
-        yield Chunk(job, first, last, last == job.rows)
+    """Cut a tensor into runs of about CHUNK_ELEMENTS values, none across two of its matrices.
 
-
-def rope_order(first: int, last: int, rows: int, heads: int) -> npt.NDArray[np.int64]:
-    """Return the stored row of each GGUF row in [first, last).
-
-    transformers rotates value j with value j + d/2 of a head, llama.cpp's `llama` graph rotates
-    neighbours: GGUF row 2j + i of a head is stored row j + i d/2 (llama.cpp's `permute`).
+    A vector is one chunk, whatever its view makes of it.
     """
-    size = rows // heads
-    row = np.arange(first, last, dtype=np.int64)
-    head, inside = row // size, row % size
-    return head * size + inside // 2 + (inside % 2) * (size // 2)
+    if not job.parts:
+        yield Chunk(job, None, 0, 0, job.rows, True, True)
+        return
+    vector = len(job.target.shape) == 1
+    matrix = job.target.shape[1] if len(job.target.shape) > 2 else job.rows
+    step = max(1, CHUNK_ELEMENTS // job.columns)
+    start = 0
+    for part in job.parts:
+        first = 0
+        while first < part.rows:
+            to_edge = matrix - (start + first) % matrix
+            last = part.rows if vector else min(first + min(step, to_edge), part.rows)
+            ends = last == part.rows
+            yield Chunk(job, part, start, first, last, ends, ends and part is job.parts[-1])
+            first = last
+        start += part.rows
 
 
 class Encoder:
@@ -94,46 +104,32 @@ class Encoder:
         Raises BadCheckpointError (code `not_finite`) when a stored value or a computed scale is
         NaN or infinite, as llama-quantize does.
         """
-        job = chunk.job
+        job, part = chunk.job, chunk.part
         kind = job.target.type
-        if job.stored is None:
+        if part is None:
             values = np.array(job.source.values, dtype=np.float32).reshape(1, job.columns)
             return values.view(np.uint8).reshape(-1)
-        words = self._stored_rows(chunk)
-        if not self._ggml.finite(job.stored.dtype, words):
-            raise _not_finite(job.stored.name)
-        if kind.name == job.stored.dtype:
+        name = part.stored.tensor.name
+        if part.is_mxfp4:
+            return part.mxfp4_blocks(chunk.first, chunk.last)
+        words = part.floats(chunk.first, chunk.last).reshape(-1, job.columns)
+        if not self._ggml.finite(part.float_dtype, words):
+            raise _not_finite(name)
+        if kind.name == part.float_dtype and not job.source.add:
             return words.view(np.uint8).reshape(-1)
-        rows = chunk.last - chunk.first
         width = row_bytes(kind, job.columns)
-        out: npt.NDArray[np.uint8] = np.empty(rows * width, np.uint8)
+        out: npt.NDArray[np.uint8] = np.empty(len(words) * width, np.uint8)
         step = max(1, SLICE_ELEMENTS // job.columns)
-        for first in range(0, rows, step):
-            part = words[first : first + step]
-            values = self._widened(part, job.stored.dtype)
-            target = out[first * width : (first + len(part)) * width]
+        for first in range(0, len(words), step):
+            piece = words[first : first + step]
+            values = self._widened(piece, part.float_dtype)
+            if job.source.add:
+                values = values + np.float32(job.source.add)
+            target = out[first * width : (first + len(piece)) * width]
             self._ggml.quantize(kind, values, target)
         if not self._ggml.finite(kind.name, out):
-            raise _not_finite(job.stored.name)
+            raise _not_finite(name)
         return out
-
-    def _stored_rows(self, chunk: Chunk) -> npt.NDArray[np.generic]:
-        """Return the chunk's rows in GGUF order: a view of the mapping, or a gathered copy."""
-        job = chunk.job
-        assert job.shard is not None
-        assert job.stored is not None
-        dtype = np.float32 if job.stored.dtype == "F32" else np.uint16
-        heads = job.source.rope_heads
-        if heads is None:
-            row = job.stored.bytes // job.rows
-            view = job.shard.view(job.stored, chunk.first * row, chunk.last * row)
-            return _aligned(view, dtype).reshape(-1, job.columns)
-        # A bias has one value per row, a matrix a row of columns: the rows permute alike.
-        rows = job.rows if len(job.target.shape) > 1 else job.columns
-        every = _aligned(job.shard.view(job.stored), dtype).reshape(rows, -1)
-        span = (chunk.first, chunk.last) if len(job.target.shape) > 1 else (0, rows)
-        order = rope_order(*span, rows, heads)
-        return np.ascontiguousarray(every[order]).reshape(-1, job.columns)
 
     def _widened(self, part: npt.NDArray[np.generic], dtype: str) -> npt.NDArray[np.float32]:
         if dtype == "F32":
@@ -145,14 +141,6 @@ class Encoder:
         values = buffer[: part.size].reshape(part.shape)
         self._ggml.widen(part.view(np.uint16), dtype, values)
         return values
-
-
-def _aligned(view: memoryview, dtype: type[np.generic]) -> npt.NDArray[np.generic]:
-    """Return the bytes as values; copied when the header's length leaves them unaligned."""
-    raw = np.frombuffer(view, np.uint8)
-    if raw.ctypes.data % np.dtype(dtype).itemsize:
-        raw = raw.copy()
-    return raw.view(dtype)
 
 
 def _not_finite(name: str) -> BadCheckpointError:

@@ -116,7 +116,6 @@ def _two_steps_gguf_py(folder: Path, work: Path, filetype: str) -> None:
     from edgekit_quantize import convert as module
     from edgekit_quantize.checkpoint import Checkpoint
     from edgekit_quantize.convert import _header, _jobs, _plan
-    from edgekit_quantize.rows import rope_order
     from edgekit_quantize.tensor_types import align, find_file_type
 
     assert module is not None
@@ -125,13 +124,10 @@ def _two_steps_gguf_py(folder: Path, work: Path, filetype: str) -> None:
         plan = _plan(checkpoint, file_type)
         out.write(_header(checkpoint, plan, file_type, "sha256:none", None))
         for job in _jobs(checkpoint, plan):
-            assert job.shard is not None
-            assert job.stored is not None
-            words = np.frombuffer(job.shard.view(job.stored), np.uint16)
+            (part,) = job.parts
+            words = part.floats(0, part.rows)
             values = (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
             values = values.reshape(job.rows, job.columns)
-            if job.source.rope_heads is not None:
-                values = values[rope_order(0, job.rows, job.rows, job.source.rope_heads)]
             kind = gguf.GGMLQuantizationType[job.target.type.name]
             out.write(gguf.quants.quantize(values, kind).tobytes())
             out.write(bytes(align(job.target.bytes) - job.target.bytes))

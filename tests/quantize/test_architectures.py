@@ -7,8 +7,9 @@ import pytest
 
 from edgekit_quantize.architectures import for_config
 from edgekit_quantize.architectures.rope import rope_factors, rope_parameters
+from edgekit_quantize.architectures.views import rope_pairs
 from edgekit_quantize.errors import BadCheckpointError
-from edgekit_quantize.rows import rope_order
+from edgekit_quantize.stored import apply
 from tests.support.checkpoints import make_checkpoint, tensor_shapes
 
 MISTRAL: dict[str, object] = {
@@ -104,7 +105,7 @@ def test_qwen2_has_biases_and_no_head_dim_keys() -> None:
     assert "blk.0.attn_output.bias" not in names
     assert not any("key_length" in entry.key for entry in architecture.metadata(config))
     sources = architecture.sources(config, stored_names(qkv_bias=True))
-    assert all(source.rope_heads is None for source in sources)
+    assert all(not part.view for source in sources for part in source.parts)
 
 
 def test_llama_biases_follow_the_config() -> None:
@@ -216,9 +217,12 @@ def test_llama3_factors_as_torch_computes_them() -> None:
 def test_rope_order_is_the_converters_permutation() -> None:
     heads, size = 3, 8
     rows = np.arange(heads * size)
-    expected = rows.reshape(heads, 2, size // 2).swapaxes(1, 2).reshape(-1)
-    np.testing.assert_array_equal(rope_order(0, heads * size, heads * size, heads), expected)
-    np.testing.assert_array_equal(rope_order(5, 13, heads * size, heads), expected[5:13])
+    expected = [
+        head * size + inside // 2 + (inside % 2) * (size // 2)
+        for head in range(heads)
+        for inside in range(size)
+    ]
+    np.testing.assert_array_equal(apply(rows, rope_pairs(heads, size)).reshape(-1), expected)
 
 
 def test_the_synthetic_checkpoint_is_what_the_architecture_expects(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from edgekit_quantize.architectures import llama, qwen2
 from edgekit_quantize.architectures.base import (
     Architecture,
     Config,
+    Part,
     RecipeParams,
     TensorSource,
     TensorSpec,
@@ -17,6 +18,7 @@ __all__ = [
     "KNOWN_CLASSES",
     "Architecture",
     "Config",
+    "Part",
     "RecipeParams",
     "TensorSource",
     "TensorSpec",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgekit_quantize.architectures.views import View
 from edgekit_quantize.errors import BadCheckpointError
 from edgekit_quantize.metadata import KeyValue
 
@@ -15,25 +16,37 @@ Config = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of the GGUF: its name, and its shape in ggml order (row length first)."""
+    """A tensor of the GGUF: its name, and its shape in ggml order (row length first).
+
+    `native` is the block type that the checkpoint already stores it in and that no recipe
+    changes (gpt-oss's MXFP4 experts), None for plain floats.
+    """
 
     name: str
     shape: tuple[int, ...]
+    native: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stored tensor of the checkpoint and how it is looked at: see `views`."""
+
+    source: str
+    view: View = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """Where a GGUF tensor comes from.
+    """Where a GGUF tensor comes from: its parts one after another along the rows.
 
-    `source` is the checkpoint's name. `rope_heads` is the number of heads whose rows are put
-    into llama.cpp's rotary order, None for rows that stay. `values` holds a tensor that no
-    checkpoint stores and that the config decides (`source` is then empty).
+    `values` holds a tensor that no checkpoint stores and that the config decides (`parts` is
+    then empty). `add` is added to each value of a float tensor.
     """
 
     spec: TensorSpec
-    source: str
-    rope_heads: int | None = None
+    parts: tuple[Part, ...] = ()
     values: tuple[float, ...] | None = None
+    add: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,14 @@ class Architecture(Protocol):
 
     def metadata(self, config: Config) -> list[KeyValue]:
         """Return the `{arch}.*` keys in the order of llama.cpp's converter."""
+
+    def notes(self, config: Config, stored: Iterable[str]) -> list[str]:
+        """Say in plain words what of the checkpoint is left out, such as a vision tower."""
+
+
+def plain(name: str, shape: tuple[int, ...], source: str, view: View = ()) -> TensorSource:
+    """Return the GGUF tensor `name` made from one stored tensor."""
+    return TensorSource(TensorSpec(name, shape), (Part(source, view),))
 
 
 def quantize_order(name: str) -> tuple[int, bytes]:

@@ -19,9 +19,11 @@ from edgekit_quantize.architectures.base import (
     integer,
     listed,
     number,
+    plain,
     quantize_order,
 )
 from edgekit_quantize.architectures.rope import rope_factors, rope_metadata, rope_parameters
+from edgekit_quantize.architectures.views import View, rope_pairs
 from edgekit_quantize.errors import BadCheckpointError
 from edgekit_quantize.metadata import KeyValue, f32, u32
 
@@ -108,7 +110,7 @@ class DenseArchitecture:
                 hint="fetch the checkpoint again; a shard may be missing",
             )
         wanted = self._all(config, output="lm_head.weight" in names)
-        expected = {source.source for source in wanted if source.source}
+        expected = {part.source for source in wanted for part in source.parts}
         if missing := sorted(expected - names):
             raise BadCheckpointError(
                 f"the checkpoint lacks {len(missing)} tensors: {listed(missing)}",
@@ -150,50 +152,52 @@ class DenseArchitecture:
             keys.append(u32(f"{arch}.rope.dimension_count", shape.head_dim))
         return keys
 
+    def notes(self, config: Config, stored: Iterable[str]) -> list[str]:  # noqa: ARG002
+        """Nothing is left out."""
+        return []
+
     def _all(self, config: Config, *, output: bool) -> list[TensorSource]:
         shape = read_shape(config)
         matrix = (shape.hidden, shape.vocab)
         found = [
-            TensorSource(TensorSpec("token_embd.weight", matrix), "model.embed_tokens.weight"),
-            TensorSource(TensorSpec("output_norm.weight", (shape.hidden,)), "model.norm.weight"),
+            plain("token_embd.weight", matrix, "model.embed_tokens.weight"),
+            plain("output_norm.weight", (shape.hidden,), "model.norm.weight"),
         ]
         if output:
-            found.append(TensorSource(TensorSpec("output.weight", matrix), "lm_head.weight"))
+            found.append(plain("output.weight", matrix, "lm_head.weight"))
         if self.permuted and (factors := rope_factors(rope_parameters(config), shape.head_dim)):
             spec = TensorSpec("rope_freqs.weight", (len(factors),))
-            found.append(TensorSource(spec, "", values=factors))
+            found.append(TensorSource(spec, values=factors))
         for layer in range(shape.n_layer):
             found.extend(self._layer(config, shape, layer))
         return sorted(found, key=lambda source: quantize_order(source.spec.name))
 
     def _layer(self, config: Config, shape: Shape, layer: int) -> list[TensorSource]:
         q_rows, kv_rows = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
-        q_heads = shape.n_head if self.permuted else None
-        kv_heads = shape.n_head_kv if self.permuted else None
+        q_view = rope_pairs(shape.n_head, shape.head_dim) if self.permuted else ()
+        k_view = rope_pairs(shape.n_head_kv, shape.head_dim) if self.permuted else ()
         every_bias = self.qkv_bias is None and flag(config, "attention_bias", False)
         qkv_bias = every_bias if self.qkv_bias is None else self.qkv_bias
         ffn_bias = self.qkv_bias is None and flag(config, "mlp_bias", False)
-        linear = (
-            ("attn_q", "self_attn.q_proj", shape.hidden, q_rows, q_heads, qkv_bias),
-            ("attn_k", "self_attn.k_proj", shape.hidden, kv_rows, kv_heads, qkv_bias),
-            ("attn_v", "self_attn.v_proj", shape.hidden, kv_rows, None, qkv_bias),
-            ("attn_output", "self_attn.o_proj", q_rows, shape.hidden, None, every_bias),
-            ("ffn_gate", "mlp.gate_proj", shape.hidden, shape.ffn, None, ffn_bias),
-            ("ffn_up", "mlp.up_proj", shape.hidden, shape.ffn, None, ffn_bias),
-            ("ffn_down", "mlp.down_proj", shape.ffn, shape.hidden, None, ffn_bias),
+        linear: tuple[tuple[str, str, int, int, View, bool], ...] = (
+            ("attn_q", "self_attn.q_proj", shape.hidden, q_rows, q_view, qkv_bias),
+            ("attn_k", "self_attn.k_proj", shape.hidden, kv_rows, k_view, qkv_bias),
+            ("attn_v", "self_attn.v_proj", shape.hidden, kv_rows, (), qkv_bias),
+            ("attn_output", "self_attn.o_proj", q_rows, shape.hidden, (), every_bias),
+            ("ffn_gate", "mlp.gate_proj", shape.hidden, shape.ffn, (), ffn_bias),
+            ("ffn_up", "mlp.up_proj", shape.hidden, shape.ffn, (), ffn_bias),
+            ("ffn_down", "mlp.down_proj", shape.ffn, shape.hidden, (), ffn_bias),
         )
         found = []
-        for ours, theirs, columns, rows, heads, bias in linear:
+        for ours, theirs, columns, rows, view, bias in linear:
             base, source = f"blk.{layer}.{ours}", f"model.layers.{layer}.{theirs}"
-            spec = TensorSpec(f"{base}.weight", (columns, rows))
-            found.append(TensorSource(spec, f"{source}.weight", heads))
+            found.append(plain(f"{base}.weight", (columns, rows), f"{source}.weight", view))
             if bias:
-                spec = TensorSpec(f"{base}.bias", (rows,))
-                found.append(TensorSource(spec, f"{source}.bias", heads))
+                found.append(plain(f"{base}.bias", (rows,), f"{source}.bias", view))
         for ours, theirs in (
             ("attn_norm", "input_layernorm"),
             ("ffn_norm", "post_attention_layernorm"),
         ):
-            spec = TensorSpec(f"blk.{layer}.{ours}.weight", (shape.hidden,))
-            found.append(TensorSource(spec, f"model.layers.{layer}.{theirs}.weight"))
+            source = f"model.layers.{layer}.{theirs}.weight"
+            found.append(plain(f"blk.{layer}.{ours}.weight", (shape.hidden,), source))
         return found
