@@ -17,7 +17,10 @@ from edgekit_quantize.scales import find_scales
 
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-MAX_JSON_BYTES = 512 << 20
+MAX_JSON_BYTES = 128 << 20
+MAX_JSON_BRACKETS = 1 << 22
+"""The largest tokenizers are 35 MB with a million merges; an empty list costs 20 times its bytes."""
+
 SIDE_FILES = (
     "README.md",
     "config.json",
@@ -38,7 +41,10 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise BadCheckpointError(f"{path.name} is far too large", code="bad_json")
-        value = json.loads(path.read_bytes().decode())
+        raw = path.read_bytes()
+        if raw.count(b"[") + raw.count(b"{") > MAX_JSON_BRACKETS:
+            raise BadCheckpointError(f"{path.name} holds far too many lists", code="bad_json")
+        value = json.loads(raw.decode())
     except FileNotFoundError as error:
         raise MissingFileError(
             f"{path.name} is missing from {path.parent}",

@@ -19,8 +19,11 @@ from typing import cast
 
 from edgekit_quantize.errors import BadCheckpointError, IoFailedError, MissingFileError
 
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library."""
+MAX_HEADER_BYTES = 16 << 20
+"""Room for 130,000 tensors. The format's own library allows 100 MB, which a parser may have to
+hold several times over."""
+
+MAX_TENSORS = 1 << 17
 
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2,
@@ -102,12 +105,15 @@ def _bad(path: Path, what: str, code: str = "bad_header") -> BadCheckpointError:
 def _parse(path: Path, data: mmap.mmap, file_bytes: int) -> dict[str, StoredTensor]:
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
-        raise _bad(path, f"claims a header of {length} bytes, over the format's limit")
+        raise _bad(path, f"claims a header of {length} bytes, more than {MAX_HEADER_BYTES}")
     if length > file_bytes - 8:
         raise _bad(path, f"ends inside its header of {length} bytes", "truncated")
     raw = data[8 : 8 + length]
     if not raw.startswith(b"{"):
         raise _bad(path, "has no safetensors header")
+    # Each tensor opens three brackets; empty ones would cost 20 times their bytes.
+    if raw.count(b"{") + raw.count(b"[") > 4 * MAX_TENSORS or raw.count(b",") > 16 * MAX_TENSORS:
+        raise _bad(path, f"describes more than {MAX_TENSORS} tensors")
     try:
         header = json.loads(raw.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
