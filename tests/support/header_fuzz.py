@@ -32,12 +32,12 @@ _JSON = (
 )  # fmt: skip
 
 
-def mutate(data: bytes, rng: random.Random, *, is_json: bool) -> bytes:
-    """Return `data` with one to four changes of the kinds that break parsers."""
-    out = bytearray(data)
+def mutate(header: bytes, rng: random.Random, *, is_json: bool) -> bytes:
+    """Return a header with one to four changes of the kinds that break parsers."""
+    out = bytearray(header)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(out)) if out else 0
-        choice = rng.randrange(9)
+        choice = rng.choice((6, 7, 8)) if rng.random() < 0.7 else rng.randrange(9)
         if choice == 0 and out:
             out[at] ^= 1 << rng.randrange(8)
         elif choice == 1:
@@ -53,19 +53,16 @@ def mutate(data: bytes, rng: random.Random, *, is_json: bool) -> bytes:
             del out[at:]
         elif choice == 5:
             out[at:at] = rng.randbytes(rng.choice((1, 7, 300)))
-        elif choice == 6:
-            out[:8] = rng.choice(_NUMBERS).to_bytes(8, "little")
         elif is_json:
-            numbers = list(re.finditer(rb"\d+", out[8:]))
+            numbers = list(re.finditer(rb"\d+|\[[^\]]*\]|\"[A-Z0-9_]+\"", out[8:]))
             if numbers:
                 found = rng.choice(numbers)
                 out[8 + found.start() : 8 + found.end()] = rng.choice(_JSON)
         else:
             out[at : at + 8] = rng.choice(_NUMBERS).to_bytes(8, "little")
-    if is_json and rng.random() < 0.7 and len(out) > 8:
+    if is_json and rng.random() < 0.9:
         # Make the length field true again, so that the JSON itself is reached.
-        end = out.rfind(b"}") + 1
-        out[:8] = max(end - 8, 0).to_bytes(8, "little")
+        out[:8] = max(len(out) - 8, 0).to_bytes(8, "little")
     return bytes(out)
 
 
@@ -86,12 +83,17 @@ def main() -> int:
     kind, seed, count, sample = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     read: Callable[[bytes, Path], None] = {"safetensors": read_safetensors, "gguf": read_gguf}[kind]
     data = Path(sample).read_bytes()
+    if kind == "gguf":
+        head = parse_header(data).data_offset
+    else:
+        head = 8 + int.from_bytes(data[:8], "little")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, used + ROOM_BYTES))
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         for number in range(seed, seed + count):
-            case = mutate(data, random.Random(number), is_json=kind == "safetensors")
+            is_json = kind == "safetensors"
+            case = mutate(data[:head], random.Random(number), is_json=is_json) + data[head:]
             signal.alarm(CASE_SECONDS)
             try:
                 read(case, Path(name))
