@@ -19,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MAX_JSON_BYTES = 128 << 20
 MAX_JSON_BRACKETS = 1 << 22
-"""The largest tokenizers are 35 MB with a million merges; an empty list costs 20 times its bytes."""
+"""The largest tokenizers are 35 MB with a million merges; an empty list costs 20 times its size."""
 
 SIDE_FILES = (
     "README.md",

@@ -12,27 +12,27 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit_quantize import architectures
-from edgekit_quantize.architectures import Architecture, Part, TensorSource
-from edgekit_quantize.architectures.views import viewed_shape
+from edgekit_quantize.architectures import Part, TensorSource
 from edgekit_quantize.checkpoint import Checkpoint, file_digests
-from edgekit_quantize.errors import BadCheckpointError, IoFailedError
+from edgekit_quantize.errors import IoFailedError
 from edgekit_quantize.general import general_metadata
 from edgekit_quantize.gguf_header import GgufTensor
-from edgekit_quantize.gguf_write import encode_header, lay_out
+from edgekit_quantize.gguf_write import encode_header
 from edgekit_quantize.metadata import KeyValue, u32
 from edgekit_quantize.output import PartialFile
-from edgekit_quantize.provenance import provenance_metadata, source_digest
-from edgekit_quantize.recipe import assign, quantizable
-from edgekit_quantize.scales import check_method, scale_block
+from edgekit_quantize.planning import Plan, plan_conversion
+from edgekit_quantize.provenance import listing_digest, provenance_metadata
+from edgekit_quantize.scales import scale_block
+from edgekit_quantize.splits import cut, split_keys, split_path
 from edgekit_quantize.tensor_types import FileType, align, find_file_type
-from edgekit_quantize.tokenizer import Tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,24 +44,45 @@ if TYPE_CHECKING:
 QUANTIZATION_VERSION = 2
 """ggml's GGML_QNT_VERSION."""
 
-FLOAT_DTYPES = ("F32", "F16", "BF16")
-SCALED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8")
-"""FP8, and MXFP4's packed nibbles: read together with their scales."""
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One finished file."""
+
+    path: Path
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The finished file. `tensor_bytes` is its data section, `sha256` the digest of all of it."""
+    """The finished model. `tensor_bytes` is all its data sections; `files` is one but for splits.
 
-    path: Path
+    `path` is the file to open: the first. `sha256` is its digest, and for a split model that of
+    the `sha256sum` listing of its files.
+    """
+
+    files: tuple[Written, ...]
     filetype: str
-    file_bytes: int
     tensor_bytes: int
     n_tensors: int
     seconds: float
     source_digest: str
-    sha256: str
     reasons: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        return listing_digest({file.path.name: file.sha256 for file in self.files})
 
 
 def convert(
@@ -73,6 +94,7 @@ def convert(
     progress: Callable[[int, int], None] | None = None,
     name: str | None = None,
     digests: Mapping[str, str] | None = None,
+    split_bytes: int | None = None,
 ) -> Converted:
     """Convert the checkpoint folder `source` to the GGUF `destination`.
 
@@ -80,50 +102,34 @@ def convert(
     counts source bytes, hashed and converted; it is called from several
     threads, one at a time. `name` becomes
     `general.name`. `digests` gives sha256 by file name for files already verified, which are
-    then not hashed again.
+    then not hashed again. `split_bytes` cuts the result into files of at most that size, named
+    after `destination` as llama.cpp names them.
 
-    The destination appears whole or not at all. Raises the errors of this package:
-    UnknownFileTypeError, MissingFileError, BadCheckpointError, CannotCreateError,
+    The destination appears whole or not at all, the first of several files last. Raises the errors
+    of this package: UnknownFileTypeError, MissingFileError, BadCheckpointError, CannotCreateError,
     IoFailedError, BusyError.
     """
     started = time.monotonic()
     file_type = find_file_type(filetype)
     workers = threads or _usable_cpus()
     with Checkpoint(source) as checkpoint:
-        plan = _plan(checkpoint, file_type)
+        plan = plan_conversion(checkpoint, file_type)
         meter = _Meter(checkpoint, plan, progress, digests or {})
-        digest = source_digest(
+        digest = listing_digest(
             file_digests(checkpoint.files(), digests or {}, workers, meter.advance)
         )
-        header = _header(checkpoint, plan, file_type, digest, name)
-        last = plan.tensors[-1]
-        tensor_bytes = align(last.offset + last.bytes)
-        with PartialFile(destination, len(header) + tensor_bytes) as out:
-            out.write(header)
-            _stream(checkpoint, plan, out, workers, meter)
-            out.sync()
-            _check(out.path, header, len(header) + tensor_bytes)
-            out.commit()
-        return Converted(
-            path=destination,
-            filetype=file_type.name,
-            file_bytes=out.written,
-            tensor_bytes=tensor_bytes,
-            n_tensors=len(plan.tensors),
-            seconds=time.monotonic() - started,
-            source_digest=digest,
-            sha256=out.sha256.hexdigest(),
-            reasons=plan.reasons,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    architecture: Architecture
-    sources: tuple[TensorSource, ...]
-    tensors: tuple[GgufTensor, ...]
-    tokenizer: Tokenizer
-    reasons: tuple[str, ...]
+        keys = _metadata(checkpoint, plan, file_type, digest, name)
+        files = cut(plan.tensors, len(encode_header(keys, plan.tensors)), split_bytes)
+        written = _write(checkpoint, plan, keys, files, destination, workers, meter)
+    return Converted(
+        files=tuple(written),
+        filetype=file_type.name,
+        tensor_bytes=sum(align(file[-1].offset + file[-1].bytes) for file in files),
+        n_tensors=len(plan.tensors),
+        seconds=time.monotonic() - started,
+        source_digest=digest,
+        reasons=plan.reasons,
+    )
 
 
 def _usable_cpus() -> int:
@@ -132,95 +138,15 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _plan(checkpoint: Checkpoint, file_type: FileType) -> _Plan:
-    """Decide names, types and places, and find all that is wrong before a byte is written."""
-    config = checkpoint.config
-    architecture = architectures.for_config(config)
-    check_method(config)
-    names = checkpoint.scales.names
-    sources = tuple(architecture.sources(config, names))
-    for source in sources:
-        _check_stored(checkpoint, source)
-    specs = [source.spec for source in sources]
-    vocab = next(spec.shape[1] for spec in specs if spec.name == "token_embd.weight")
-    tokenizer = read_tokenizer(checkpoint.folder, config, vocab, architecture.name)
-    types = assign(specs, file_type.name, architecture.recipe_params(config))
-    tensors = tuple(lay_out(specs, types))
-    reasons = (
-        tokenizer.reason,
-        *architecture.notes(config, names),
-        *_type_reasons(checkpoint, tensors, sources, file_type),
-    )
-    return _Plan(architecture, sources, tensors, tokenizer, reasons)
-
-
-def _check_stored(checkpoint: Checkpoint, source: TensorSource) -> None:
-    """Raise BadCheckpointError where a stored tensor is not what the architecture asks for."""
-    columns, wanted = source.spec.shape[0], math.prod(source.spec.shape)
-    found = 0
-    for part in source.parts:
-        stored = checkpoint.tensor(part.source)
-        scaled = part.source in checkpoint.scales.of
-        if stored.dtype not in FLOAT_DTYPES and not (scaled and stored.dtype in SCALED_DTYPES):
-            raise BadCheckpointError(
-                f"tensor {stored.name!r} is stored as {stored.dtype}",
-                code="bad_dtype",
-                hint="edgekit converts F32, F16 and BF16 weights, and FP8 and MXFP4 with their "
-                "scales; use the BF16 checkpoint",
-            )
-        packed = stored.dtype == "U8"
-        shape = (*stored.shape[:-1], stored.shape[-1] * 2) if packed else stored.shape
-        seen = viewed_shape(shape, part.view)
-        row = seen and (math.prod(seen[-2:]) if packed else seen[-1])
-        whole = len(source.parts) > 1 or part.view or packed or shape == source.spec.shape[::-1]
-        if not seen or not whole or (len(source.spec.shape) > 1 and row != columns):
-            raise _bad_shape(stored.name, stored.shape, source.spec.shape)
-        found += math.prod(seen)
-    if source.parts and found != wanted:
-        name = source.parts[0].source
-        raise _bad_shape(name, checkpoint.tensor(name).shape, source.spec.shape)
-
-
-def _bad_shape(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> BadCheckpointError:
-    return BadCheckpointError(
-        f"tensor {name!r} has the shape {list(stored)}, config.json asks for {list(wanted[::-1])}",
-        code="bad_shape",
-        hint="config.json and weights are of different models; fetch both again",
-    )
-
-
-def _type_reasons(
-    checkpoint: Checkpoint,
-    tensors: Sequence[GgufTensor],
-    sources: Sequence[TensorSource],
-    file_type: FileType,
-) -> Iterator[str]:
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
-    mix = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
-    yield f"{file_type.name} by llama-quantize's rules: {mix}"
-    if file_type.default.quantized:
-        for tensor, source in zip(tensors, sources, strict=True):
-            if quantizable(source.spec) and tensor.shape[0] % file_type.default.block:
-                yield (
-                    f"{tensor.name} is {tensor.type.name}: rows of {tensor.shape[0]} are no whole "
-                    f"{file_type.default.name} blocks of {file_type.default.block}"
-                )
-    dtypes = {checkpoint.tensor(part.source).dtype for s in sources for part in s.parts}
-    if dtypes != {"BF16"}:
-        yield f"weights are stored as {', '.join(sorted(dtypes))} and quantized from those values"
-
-
-def _header(
-    checkpoint: Checkpoint, plan: _Plan, file_type: FileType, digest: str, name: str | None
-) -> bytes:
+def _metadata(
+    checkpoint: Checkpoint, plan: Plan, file_type: FileType, digest: str, name: str | None
+) -> list[KeyValue]:
     from edgekit_quantize.llama import VERSION
 
     arch = plan.architecture.name
     engine = f"llama-cpp-python {VERSION}"
     n_parameters = sum(math.prod(tensor.shape) for tensor in plan.tensors)
-    keys: list[KeyValue] = [
+    return [
         *general_metadata(checkpoint.folder, arch, n_parameters, name),
         *plan.architecture.metadata(checkpoint.config),
         *plan.tokenizer.metadata,
@@ -229,24 +155,59 @@ def _header(
         u32("general.quantization_version", QUANTIZATION_VERSION),
         u32("general.file_type", file_type.number),
     ]
-    return encode_header(keys, plan.tensors)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    keys: Sequence[KeyValue],
+    files: Sequence[Sequence[GgufTensor]],
+    destination: Path,
+    workers: int,
+    meter: _Meter,
+) -> list[Written]:
+    """Write each file beside its name, then give all of them their names, the first one last."""
+    sources = iter(plan.sources)
+    # The first file asks for the room of all.
+    ahead = [align(tensors[-1].offset + tensors[-1].bytes) for tensors in files]
+    with ExitStack() as stack:
+        done: list[PartialFile] = []
+        for number, tensors in enumerate(files):
+            extra = split_keys(number, len(files), len(plan.tensors))
+            header = encode_header([*(keys if number == 0 else ()), *extra], tensors)
+            path = split_path(destination, number, len(files))
+            out = stack.enter_context(PartialFile(path, len(header) + sum(ahead[number:])))
+            out.write(header)
+            jobs = zip(islice(sources, len(tensors)), tensors, strict=True)
+            _stream(checkpoint, jobs, out, workers, meter)
+            out.sync()
+            _check(out.path, header, len(header) + ahead[number])
+            done.append(out)
+        for out in reversed(done):
+            out.commit()
+    return [Written(out.destination, out.written, out.sha256.hexdigest()) for out in done]
 
 
 def _stream(
-    checkpoint: Checkpoint, plan: _Plan, out: PartialFile, workers: int, meter: _Meter
+    checkpoint: Checkpoint,
+    tensors: Iterable[tuple[TensorSource, GgufTensor]],
+    out: PartialFile,
+    workers: int,
+    meter: _Meter,
 ) -> None:
     """Encode on `workers` threads, write in order. At most 2 x workers + 2 chunks are in memory."""
     from edgekit_quantize.llama import Ggml
-    from edgekit_quantize.rows import Encoder
+    from edgekit_quantize.rows import Encoder, chunks
 
+    jobs = [_job(checkpoint, source, tensor) for source, tensor in tensors]
     ggml = Ggml()
-    for kind in {tensor.type.name: tensor.type for tensor in plan.tensors}.values():
+    for kind in {job.target.type.name: job.target.type for job in jobs}.values():
         ggml.prepare(kind)
     encoder = Encoder(ggml)
     window: deque[tuple[Chunk, Future[npt.NDArray[np.uint8]]]] = deque()
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="quantize") as pool:
         try:
-            for chunk in _chunks(checkpoint, plan):
+            for chunk in chain.from_iterable(map(chunks, jobs)):
                 window.append((chunk, pool.submit(encoder.encode, chunk)))
                 if len(window) > 2 * workers + 1:
                     _write_next(window, out, meter)
@@ -258,19 +219,10 @@ def _stream(
             raise
 
 
-def _chunks(checkpoint: Checkpoint, plan: _Plan) -> Iterator[Chunk]:
-    from edgekit_quantize.rows import chunks
-
-    for job in _jobs(checkpoint, plan):
-        yield from chunks(job)
-
-
-def _jobs(checkpoint: Checkpoint, plan: _Plan) -> Iterator[Job]:
+def _job(checkpoint: Checkpoint, source: TensorSource, tensor: GgufTensor) -> Job:
     from edgekit_quantize.rows import Job
 
-    for source, tensor in zip(plan.sources, plan.tensors, strict=True):
-        parts = tuple(_stored_part(checkpoint, part) for part in source.parts)
-        yield Job(tensor, source, parts)
+    return Job(tensor, source, tuple(_stored_part(checkpoint, part) for part in source.parts))
 
 
 def _stored_part(checkpoint: Checkpoint, part: Part) -> StoredPart:
@@ -318,7 +270,7 @@ class _Meter:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        plan: _Plan,
+        plan: Plan,
         report: Callable[[int, int], None] | None,
         known: Mapping[str, str],
     ) -> None:

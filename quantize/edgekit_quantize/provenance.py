@@ -16,8 +16,8 @@ CONVERTER = "edgekit_quantize/1"
 """Raised when the same input would give other bytes."""
 
 
-def source_digest(digests: Mapping[str, str]) -> str:
-    """Return one digest for a folder: the sha256 of its `sha256sum` listing, sorted by name.
+def listing_digest(digests: Mapping[str, str]) -> str:
+    """Return one digest for several files: the sha256 of its `sha256sum` listing, sorted by name.
 
     `digests` maps file names to hexadecimal sha256. Check it by hand with
     `sha256sum FILES | LC_ALL=C sort -k2 | sha256sum`.

@@ -5,9 +5,11 @@ Each way runs in a child process of its own, the ways take turns, medians are co
 - `one pass`: `edgekit_quantize.convert` from the checkpoint (hashes source and result, syncs).
 - `two steps`: our own BF16 GGUF, then `llama_model_quantize`. The BF16 file is written by the
   same fast code, so this is the smallest advantage one pass can have.
-- `two steps, gguf-py`: the BF16 file encoded tensor by tensor with gguf-py, as llama.cpp's
-  converter does it (without its imports and its tokenizer checks), then `llama_model_quantize`.
+- `llama.cpp`: its own converter to BF16, then `llama_model_quantize`. It runs when
+  EDGEKIT_BENCH_CONVERTER names the `convert_hf_to_gguf.py` of a source tree (the sdist of
+  llama-cpp-python holds one).
 
+EDGEKIT_BENCH_SHAPE=1.5gb converts a checkpoint of 1.5 GB instead of 270 MB.
 EDGEKIT_BENCH_FILETYPES and EDGEKIT_BENCH_REPEATS choose what runs and how often.
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +28,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WAYS = ("one pass", "two steps", "two steps, gguf-py")
+CONVERTER = os.environ.get("EDGEKIT_BENCH_CONVERTER")
+WAYS = ("one pass", "two steps", *(("llama.cpp",) if CONVERTER else ()))
+SHAPES: dict[str, dict[str, int]] = {
+    "270mb": {"hidden": 1024, "layers": 8, "heads": 16, "ffn": 4096},
+    "1.5gb": {"hidden": 2048, "layers": 16, "heads": 32, "ffn": 5632},
+}
 Measured = dict[str, float]
 
 
@@ -36,12 +43,12 @@ def test_one_pass_beside_two_steps(tmp_path: Path, capsys: pytest.CaptureFixture
 
     filetypes = os.environ.get("EDGEKIT_BENCH_FILETYPES", "Q8_0,Q4_0,Q4_K_M").split(",")
     repeats = int(os.environ.get("EDGEKIT_BENCH_REPEATS", "3"))
+    shape = SHAPES[os.environ.get("EDGEKIT_BENCH_SHAPE", "270mb")]
     folder = make_checkpoint(
-        tmp_path / "c", hidden=1024, layers=8, heads=16, kv_heads=4, head_dim=64, ffn=4096,
-        vocab=32768, shards=4,
-    )  # fmt: skip
+        tmp_path / "c", kv_heads=4, head_dim=64, vocab=32768, shards=4, **shape
+    )
     source_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    largest = 2 * 32768 * 1024
+    largest = 2 * 32768 * shape["hidden"]
     records = []
     for filetype in filetypes:
         runs: dict[str, list[Measured]] = {way: [] for way in WAYS}
@@ -72,7 +79,9 @@ def test_one_pass_beside_two_steps(tmp_path: Path, capsys: pytest.CaptureFixture
             print(f"\n{record['filetype']}: {source_bytes / 1e6:.0f} MB of BF16 weights")
             for way, median in record["ways"].items():
                 print(
-                    f"  {way:20s} {median['seconds']:7.2f} s {median['cpu_seconds']:7.2f} cpu s "
+                    f"  {way:10s} {median['seconds']:7.2f} s "
+                    f"{median['seconds'] / source_bytes * 2**30:6.1f} s/GiB "
+                    f"{median['cpu_seconds']:7.2f} cpu s "
                     f"{median['written_bytes'] / 1e6:7.0f} MB "
                     f"written {median['peak_rss_bytes'] / 2**20:6.0f} MiB peak"
                 )
@@ -109,28 +118,18 @@ def _two_steps(folder: Path, work: Path, filetype: str) -> None:
     _llama_quantize(work, filetype)
 
 
-def _two_steps_gguf_py(folder: Path, work: Path, filetype: str) -> None:
-    import gguf
-    import numpy as np
-
-    from edgekit_quantize import convert as module
-    from edgekit_quantize.checkpoint import Checkpoint
-    from edgekit_quantize.convert import _header, _jobs, _plan
-    from edgekit_quantize.tensor_types import align, find_file_type
-
-    assert module is not None
-    with Checkpoint(folder) as checkpoint, (work / "bf16.gguf").open("wb") as out:
-        file_type = find_file_type("BF16")
-        plan = _plan(checkpoint, file_type)
-        out.write(_header(checkpoint, plan, file_type, "sha256:none", None))
-        for job in _jobs(checkpoint, plan):
-            (part,) = job.parts
-            words = part.floats(0, part.rows)
-            values = (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
-            values = values.reshape(job.rows, job.columns)
-            kind = gguf.GGMLQuantizationType[job.target.type.name]
-            out.write(gguf.quants.quantize(values, kind).tobytes())
-            out.write(bytes(align(job.target.bytes) - job.target.bytes))
+def _llama_cpp(folder: Path, work: Path, filetype: str) -> None:
+    assert CONVERTER is not None
+    subprocess.run(
+        [
+            *(sys.executable, CONVERTER, str(folder)),
+            *("--outtype", "bf16", "--outfile", str(work / "bf16.gguf")),
+        ],
+        check=True,
+        capture_output=True,
+        # The tree's own gguf-py, not an installed one, belongs to its converter.
+        env={**os.environ, "PYTHONPATH": str(Path(CONVERTER).parent / "gguf-py")},
+    )
     _llama_quantize(work, filetype)
 
 
@@ -148,29 +147,26 @@ def _llama_quantize(work: Path, filetype: str) -> None:
     assert code == 0
 
 
-def _number(path: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+)", Path(path).read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
 def _child(way: str, folder: Path, work: Path, filetype: str) -> None:
     import llama_cpp
     import numpy
 
     assert llama_cpp is not None
     assert numpy is not None
-    functions = dict(zip(WAYS, (_one_pass, _two_steps, _two_steps_gguf_py), strict=True))
-    before = _number("/proc/self/io", "write_bytes")
+    functions = {"one pass": _one_pass, "two steps": _two_steps, "llama.cpp": _llama_cpp}
     started = time.monotonic()
     functions[way](folder, work, filetype)
+    os.sync()
     seconds = time.monotonic() - started
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     record = {
         "seconds": seconds,
         # Steadier than wall time on a machine that does other work as well.
-        "cpu_seconds": time.process_time(),
-        "written_bytes": _number("/proc/self/io", "write_bytes") - before,
-        "peak_rss_bytes": _number("/proc/self/status", "VmHWM") * 1024,
+        "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in (own, children)),
+        "written_bytes": sum(path.stat().st_size for path in work.glob("*.gguf")),
+        "peak_rss_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
     }
     print(json.dumps(record))
 

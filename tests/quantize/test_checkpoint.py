@@ -12,7 +12,7 @@ from edgekit.errors import from_foreign
 from edgekit_quantize import errors
 from edgekit_quantize.checkpoint import Checkpoint, file_digests
 from edgekit_quantize.errors import BadCheckpointError, MissingFileError, QuantizeError
-from edgekit_quantize.provenance import source_digest
+from edgekit_quantize.provenance import listing_digest
 from tests.support.checkpoints import make_checkpoint, write_safetensors
 
 INDEX = "model.safetensors.index.json"
@@ -152,7 +152,7 @@ def test_digests_are_sha256sums(folder: Path) -> None:
         "sha256sum " + " ".join(names) + " | LC_ALL=C sort -k2 | sha256sum",
         shell=True, cwd=folder, capture_output=True, text=True, check=True,
     ).stdout.split()[0]  # fmt: skip
-    assert source_digest(digests) == f"sha256:{by_hand}"
+    assert listing_digest(digests) == f"sha256:{by_hand}"
 
 
 def test_known_digests_are_believed(tmp_path: Path) -> None:
