@@ -31,7 +31,7 @@ def main() -> int:
             last = now
             child.answer({"done": done, "total": total})
 
-    threads = request.get("threads")
+    threads, split_bytes = request.get("threads"), request.get("split_bytes")
     try:
         from edgekit_quantize import convert
 
@@ -41,6 +41,7 @@ def main() -> int:
             str(request["filetype"]),
             threads=threads if isinstance(threads, int) else None,
             progress=progress,
+            split_bytes=split_bytes if isinstance(split_bytes, int) else None,
         )
     except KeyboardInterrupt:
         return 130
@@ -51,6 +52,7 @@ def main() -> int:
     child.answer(
         {
             "made": {
+                "path": str(made.path),
                 "file_bytes": made.file_bytes,
                 "tensor_bytes": made.tensor_bytes,
                 "n_tensors": made.n_tensors,

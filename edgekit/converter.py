@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,10 +37,12 @@ def convert(
     *,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    split_bytes: int | None = None,
 ) -> Made:
     """Convert the checkpoint folder `source` to the GGUF `destination`, whole or not at all.
 
-    `progress(done_bytes, total_bytes)` counts source bytes, hashed and converted.
+    `progress(done_bytes, total_bytes)` counts source bytes, hashed and converted. `split_bytes`
+    cuts the result into files of at most that size; the path returned is the first of them.
 
     Raises:
         EngineFailedError: the converter is not installed, or died.
@@ -52,6 +55,7 @@ def convert(
         "destination": str(destination),
         "filetype": filetype,
         "threads": threads,
+        "split_bytes": split_bytes,
     }
     last: dict[str, object] = {}
     with tempfile.TemporaryFile() as log:
@@ -74,12 +78,18 @@ def convert(
             log.seek(0)
             words = log.read().decode(errors="replace").strip().splitlines()
             raise _died(child.signal_name(process), words[-1] if words else None, source)
-    return _made(made, destination, filetype)
+    return _made(made, filetype)
 
 
 def discard_partial(destination: Path) -> None:
     """Remove what a killed converter left beside `destination`, unless another is writing it."""
-    partial = destination.with_name(f".{destination.name}.partial")
+    name = re.escape(destination.stem) + r"(-\d{5}-of-\d{5})?" + re.escape(destination.suffix)
+    for partial in destination.parent.glob(".*.partial"):
+        if re.fullmatch(rf"\.{name}\.partial", partial.name):
+            _discard(partial)
+
+
+def _discard(partial: Path) -> None:
     try:
         import fcntl
     except ImportError:
@@ -93,11 +103,11 @@ def discard_partial(destination: Path) -> None:
             os.close(fd)
 
 
-def _made(found: Mapping[str, object], path: Path, filetype: str) -> Made:
+def _made(found: Mapping[str, object], filetype: str) -> Made:
     numbers = {n: int(str(found[n])) for n in ("file_bytes", "tensor_bytes", "n_tensors")}
     reasons = found.get("reasons")
     return Made(
-        path=path,
+        path=Path(str(found["path"])),
         filetype=filetype,
         **numbers,
         seconds=float(str(found["seconds"])),

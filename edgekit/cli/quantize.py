@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         filetype: Annotated[str, typer.Option(help="File type to write.")] = "Q4_K_M",
         threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+        split_size: Annotated[
+            str | None,
+            typer.Option(help="Cut into files of at most this size, such as 3.9GB (FAT32)."),
+        ] = None,
         force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Say what would be written.")
@@ -31,15 +36,20 @@ def register(app: typer.Typer) -> None:
         Example: edgekit quantize ./Mistral-Small-24B-Instruct-2501 --filetype Q5_K_M
         """
         from edgekit.errors import CannotCreateError
-        from edgekit.units import format_bytes
+        from edgekit.units import format_bytes, parse_bytes
 
+        split_bytes = parse_bytes(split_size) if split_size else None
         kind = filetype.upper()
         # The checkpoint is read before anything else is said about what would be written.
         tensor_bytes = _predicted_bytes(source, kind)
         target = destination or source.resolve().parent / f"{source.resolve().name}-{kind}.gguf"
-        if target.exists() and not force:
+        pieces = sorted(target.parent.glob(f"{glob.escape(target.stem)}-*-of-*{target.suffix}"))
+        existing = [target] if target.exists() else pieces if split_bytes else []
+        if existing and not force:
             raise CannotCreateError(
-                f"{target} exists", code="destination_exists", hint="pass --force to replace it"
+                f"{existing[0]} exists",
+                code="destination_exists",
+                hint="pass --force to replace it",
             )
         if dry_run:
             plan = {"source": str(source), "destination": str(target), "filetype": kind}
@@ -57,8 +67,15 @@ def register(app: typer.Typer) -> None:
         check_room(target.parent, tensor_bytes)
         with output.StepLines(quiet=json) as lines:
             lines.begin("quantize", f"{source.resolve().name} → {kind}")
-            made = convert(source, target, kind, threads=threads, progress=lines.progress)
-            lines.end("quantize", f"{target.name}, {format_bytes(made.file_bytes)}")
+            made = convert(
+                source,
+                target,
+                kind,
+                threads=threads,
+                progress=lines.progress,
+                split_bytes=split_bytes,
+            )
+            lines.end("quantize", f"{made.path.name}, {format_bytes(made.file_bytes)}")
         if json:
             output.emit(
                 {
