@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,7 +161,7 @@ def names_of(files: Sequence[Path], given: Sequence[str], *, one_only: bool) -> 
         )
     if len(given) > len(files):
         raise UsageError(f"{len(given)} names for {len(files)} files", code="too_many_names")
-    names = [*given, *(path.stem for path in files[len(given) :])]
+    names = [*given, *(_name_of(path) for path in files[len(given) :])]
     if len(set(names)) < len(names):
         raise UsageError(
             f"two models would have the same name: {', '.join(names)}",
@@ -168,6 +169,11 @@ def names_of(files: Sequence[Path], given: Sequence[str], *, one_only: bool) -> 
             hint="give each file a name, in order: --model-id A --model-id B",
         )
     return names
+
+
+def _name_of(path: Path) -> str:
+    """The file's name, for a split model without the number of its first file."""
+    return re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
 
 
 def bytes_of(engine: EngineConfig) -> int:

@@ -1,0 +1,1 @@
+"""One signed folder that carries a model and its runtime to a machine without a network."""
