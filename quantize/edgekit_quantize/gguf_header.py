@@ -62,7 +62,10 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A checked header. `data_offset` is where the data section starts in the file."""
+    """A checked header. `data_offset` is where the data section starts in the file.
+
+    `keys_end` is where the metadata ends: its bytes are those from 24 to there.
+    """
 
     version: int
     metadata: dict[str, Value]
@@ -71,6 +74,7 @@ class GgufHeader:
     alignment: int
     data_offset: int
     file_bytes: int
+    keys_end: int
 
     @property
     def architecture(self) -> str | None:
@@ -223,12 +227,22 @@ def _parse(data: bytes | mmap.mmap, file_bytes: int, label: str) -> GgufHeader:
         or alignment & (alignment - 1)
     ):
         raise reader.fail(f"general.alignment {alignment!r} is no power of two from 8 to 2^20")
+    keys_end = reader.at
     tensors = [_tensor(reader, alignment) for _ in range(n_tensors)]
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise reader.fail("two tensors have the same name", "bad_tensor")
     data_offset = align(reader.at, alignment)
     _check_layout(reader, tensors, file_bytes - data_offset)
-    return GgufHeader(version, metadata, types, tuple(tensors), alignment, data_offset, file_bytes)
+    return GgufHeader(
+        version=version,
+        metadata=metadata,
+        types=types,
+        tensors=tuple(tensors),
+        alignment=alignment,
+        data_offset=data_offset,
+        file_bytes=file_bytes,
+        keys_end=keys_end,
+    )
 
 
 def _tensor(reader: _Reader, alignment: int) -> GgufTensor:

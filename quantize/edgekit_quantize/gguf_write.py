@@ -45,12 +45,24 @@ def encode_header(metadata: Sequence[KeyValue], tensors: Sequence[GgufTensor]) -
     keys = [entry.key for entry in metadata]
     if len(set(keys)) < len(keys):
         raise QuantizeError("a metadata key comes twice", code="duplicate_key")
-    out = bytearray(MAGIC)
-    out += struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    return assemble_header(encode_keys(metadata), len(metadata), tensors)
+
+
+def encode_keys(metadata: Sequence[KeyValue]) -> bytes:
+    """Return the metadata as a GGUF holds it."""
+    out = bytearray()
     for entry in metadata:
         out += _text(entry.key)
         out += struct.pack("<I", entry.type)
         _encode_value(out, entry)
+    return bytes(out)
+
+
+def assemble_header(keys: bytes, n_keys: int, tensors: Sequence[GgufTensor]) -> bytes:
+    """Return a header from metadata that is encoded already; see `encode_header`."""
+    out = bytearray(MAGIC)
+    out += struct.pack("<IQQ", 3, len(tensors), n_keys)
+    out += keys
     for tensor in tensors:
         name = tensor.name.encode()
         if len(name) > MAX_NAME_BYTES:

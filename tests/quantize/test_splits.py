@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit_quantize import convert, read_header
-from edgekit_quantize.errors import CannotCreateError
+from edgekit_quantize.errors import BadGgufError, CannotCreateError
 from edgekit_quantize.gguf_header import GgufTensor
+from edgekit_quantize.resplit import pieces
 from edgekit_quantize.splits import cut, split_path
 from edgekit_quantize.tensor_types import TENSOR_TYPES, align
 from tests.support import logits_oracle
@@ -75,6 +76,27 @@ def test_llama_cpp_answers_the_same_from_files_and_from_one(tmp_path: Path) -> N
     np.testing.assert_array_equal(
         logits_oracle.llama_logits(done.path, ids), logits_oracle.llama_logits(whole.path, ids)
     )
+
+
+def test_a_finished_file_is_cut_into_the_files_a_conversion_writes(tmp_path: Path) -> None:
+    whole = convert(POCKET, tmp_path / "whole.gguf", "Q8_0")
+    limit = 2_500_000
+    done = convert(POCKET, tmp_path / "cut.gguf", "Q8_0", split_bytes=limit)
+    found = pieces(whole.path, limit)
+    assert [piece.number for piece in found] == list(range(len(done.files)))
+    for piece, file in zip(found, done.files, strict=True):
+        assert b"".join(piece.chunks()) == file.path.read_bytes()
+        assert piece.bytes == file.bytes
+    with pytest.raises(BadGgufError) as error:
+        pieces(done.path, limit)
+    assert error.value.code == "already_split"
+
+
+def test_a_small_file_is_one_piece_and_the_same_bytes(tmp_path: Path) -> None:
+    whole = convert(POCKET, tmp_path / "whole.gguf", "Q8_0")
+    (piece,) = pieces(whole.path, 1 << 30)
+    assert b"".join(piece.chunks()) == whole.path.read_bytes()
+    assert piece.bytes == whole.file_bytes
 
 
 def test_a_failed_cut_leaves_nothing(tmp_path: Path) -> None:
