@@ -131,6 +131,7 @@ def verify(signature: bytes, key: EllipticCurvePublicKey) -> Statement:
     from cryptography.exceptions import InvalidSignature
 
     bundle = _object(signature)
+    _refuse_unknown(bundle)
     if bundle.get("mediaType") != BUNDLE_TYPE:
         raise _malformed(f"its media type is {bundle.get('mediaType')!r}")
     hint = hint_of(signature)
@@ -228,11 +229,34 @@ def _at(value: object, *keys: str) -> object:
     return value
 
 
+def _refuse_unknown(bundle: dict[str, Any]) -> None:
+    """A signature file has no room for anything that the signature does not cover."""
+    places: tuple[tuple[object, set[str]], ...] = (
+        (bundle, {"mediaType", "verificationMaterial", "dsseEnvelope"}),
+        (bundle.get("verificationMaterial"), {"publicKey", "tlogEntries"}),
+        (_at(bundle, "verificationMaterial", "publicKey"), {"hint"}),
+        (bundle.get("dsseEnvelope"), {"payload", "payloadType", "signatures"}),
+    )
+    signatures = _at(bundle, "dsseEnvelope", "signatures")
+    for one in signatures if isinstance(signatures, list) else ():
+        places += ((one, {"sig", "keyid"}),)
+        if _at(one, "keyid") not in (None, ""):
+            raise _malformed("it names a key by id")
+    if _at(bundle, "verificationMaterial", "tlogEntries") not in (None, []):
+        raise _malformed("it refers to a transparency log, which needs a network")
+    for value, known in places:
+        if isinstance(value, dict) and (more := sorted(value.keys() - known)):
+            raise _malformed(f"it holds {more[0]!r}, which is not known")
+
+
 def _base64(text: object) -> bytes:
     try:
-        return base64.b64decode(str(text).encode("ascii"), validate=True)
+        raw = base64.b64decode(str(text).encode("ascii"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _malformed("its payload is no base64") from error
+        raise _malformed("it holds no base64 where some belongs") from error
+    if base64.b64encode(raw).decode() != text:
+        raise _malformed("its base64 is not in its one form")
+    return raw
 
 
 def _malformed(what: str) -> BadDataError:
