@@ -250,8 +250,8 @@ def _write_next(
     job = chunk.job
     out.write(future.result().data)
     meter.advance(chunk.source_bytes)
-    if chunk.part is not None and chunk.ends_part:
-        chunk.part.stored.shard.forget(chunk.part.stored.tensor)
+    if chunk.part is not None:
+        chunk.part.forget(chunk.first, chunk.last)
     if chunk.ends:
         out.write(bytes(align(job.target.bytes) - job.target.bytes))
 

@@ -49,8 +49,7 @@ class Job:
 class Chunk:
     """Rows [first, last) of one part of a job (`part` is None for synthesized values).
 
-    `start` is the tensor's row that the part's row 0 is. `ends_part` and `ends` mark the last
-    chunk of the part and of the tensor.
+    `start` is the tensor's row that the part's row 0 is; `ends` marks the tensor's last chunk.
     """
 
     job: Job
@@ -58,7 +57,6 @@ class Chunk:
     start: int
     first: int
     last: int
-    ends_part: bool
     ends: bool
 
     @property
@@ -74,7 +72,7 @@ def chunks(job: Job) -> Iterator[Chunk]:
     A vector is one chunk, whatever its view makes of it.
     """
     if not job.parts:
-        yield Chunk(job, None, 0, 0, job.rows, True, True)
+        yield Chunk(job, None, 0, 0, job.rows, True)
         return
     vector = len(job.target.shape) == 1
     matrix = job.target.shape[1] if len(job.target.shape) > 2 else job.rows
@@ -85,8 +83,8 @@ def chunks(job: Job) -> Iterator[Chunk]:
         while first < part.rows:
             to_edge = matrix - (start + first) % matrix
             last = part.rows if vector else min(first + min(step, to_edge), part.rows)
-            ends = last == part.rows
-            yield Chunk(job, part, start, first, last, ends, ends and part is job.parts[-1])
+            ends = last == part.rows and part is job.parts[-1]
+            yield Chunk(job, part, start, first, last, ends)
             first = last
         start += part.rows
 

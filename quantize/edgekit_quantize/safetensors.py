@@ -80,15 +80,16 @@ class SafetensorsFile:
         stop = tensor.bytes if end is None else end
         return memoryview(self._map)[tensor.start + start : tensor.start + stop]
 
-    def forget(self, tensor: StoredTensor) -> None:
-        """Drop the tensor's pages from this process (they stay in the system's cache).
+    def forget(self, tensor: StoredTensor, start: int = 0, end: int | None = None) -> None:
+        """Drop the pages of [start, end) from this process (they stay in the system's cache).
 
         Without it the mapping of a large checkpoint would count as resident memory.
         """
         if not hasattr(self._map, "madvise"):
             return
-        first = tensor.start // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, first, tensor.start + tensor.bytes - first)
+        stop = tensor.start + (tensor.bytes if end is None else end)
+        first = (tensor.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
     def close(self) -> None:
         """Unmap; where a view is still held, the last one to go unmaps."""

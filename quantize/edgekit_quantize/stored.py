@@ -30,15 +30,12 @@ class Stored:
     tensor: StoredTensor
 
     def array(self) -> Array:
-        """Return the mapped values, without a copy where the file aligns them.
+        """Return the mapped values without a copy; they may lie unaligned.
 
         Shape as stored; BF16 and FP8 as unsigned words of their size.
         """
-        raw = np.frombuffer(self.shard.view(self.tensor), np.uint8)
-        dtype = np.dtype(_WORDS[self.tensor.dtype])
-        if raw.ctypes.data % dtype.itemsize:
-            raw = raw.copy()
-        return raw.view(dtype).reshape(self.tensor.shape)
+        words = np.frombuffer(self.shard.view(self.tensor), _WORDS[self.tensor.dtype])
+        return words.reshape(self.tensor.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,18 @@ class StoredPart:
         values = FP8_VALUES[self.stored.tensor.dtype][words.view(np.uint8)]
         scaled: npt.NDArray[np.float32] = values * self._scale_rows(first, last)
         return scaled
+
+    def forget(self, first: int, last: int) -> None:
+        """Drop the pages of rows [first, last), which nobody reads again, from this process.
+
+        Rows of a view lie anywhere in the tensor: it is dropped whole with its last row.
+        """
+        shard, tensor = self.stored.shard, self.stored.tensor
+        if not self.view:
+            row = tensor.bytes // self.rows
+            shard.forget(tensor, first * row, last * row)
+        elif last == self.rows:
+            shard.forget(tensor)
 
     def mxfp4_blocks(self, first: int, last: int) -> npt.NDArray[np.uint8]:
         """Return rows [first, last) as ggml's blocks: an exponent, then 16 bytes of nibbles.
@@ -132,11 +141,12 @@ def apply(array: Array, view: View) -> Array:
 
 
 def _rows(array: Array, first: int, last: int) -> Array:
-    """Return rows [first, last) of an array whose last axis is a row, contiguous."""
+    """Return rows [first, last) of an array whose last axis is a row, contiguous and aligned."""
     if array.ndim < 2:
-        return np.ascontiguousarray(array).reshape(1, -1)
+        return np.require(array, requirements="CA").reshape(1, -1)
     if array.flags.c_contiguous:
-        return array.reshape(-1, array.shape[-1])[first:last]
+        rows = array.reshape(-1, array.shape[-1])[first:last]
+        return np.require(rows, requirements="CA")
     index = np.unravel_index(np.arange(first, last), array.shape[:-1])
     return np.ascontiguousarray(array[index])
 
