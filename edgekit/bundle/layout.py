@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from edgekit.bundle.journal import Journal
 from edgekit.errors import BadDataError, MissingInputError, from_os
-from edgekit.store import write_durably
+from edgekit.store import sync_folder, write_durably
 
 LAYOUT_VERSION: Final = {"imageLayoutVersion": "1.0.0"}
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
@@ -89,8 +90,9 @@ class Manifest:
 class Layout:
     """A layout folder. Blobs appear whole under their digest or not at all."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, journal: Journal | None = None) -> None:
         self.root = root
+        self._journal = journal
 
     def blob(self, digest: str) -> Path:
         """Return where a blob lies. Raises BadDataError for what is no sha256 digest."""
@@ -116,29 +118,47 @@ class Layout:
         media_type: str,
         annotations: Mapping[str, str] | None = None,
         progress: Callable[[int], None] | None = None,
+        key: str | None = None,
     ) -> Descriptor:
-        """Write a blob, hashing it on the way; a blob that is there already is kept.
+        """Write a blob, hashing it on the way.
 
-        Raises EdgekitError when the disk is full or the source cannot be read.
+        `key` names the content for the journal: a blob noted there is not read again. What a run
+        that was killed left of a blob is compared and kept, not written again. Raises
+        EdgekitError when the disk is full or the source cannot be read.
         """
+        notes = annotations or {}
+        if key is not None and self._journal is not None:
+            digest, size = self._journal.find(key)
+            blob = self.blob(digest) if digest else None
+            if blob is not None and blob.is_file() and blob.stat().st_size == size:
+                return Descriptor(media_type, digest, size, notes)
+        partial = self.root / "blobs" / f".{notes.get(FILE_PATH, 'blob')}.partial"
         sha, size = hashlib.sha256(), 0
-        partial = self.root / "blobs" / f".{os.getpid()}.partial"
         try:
-            with partial.open("wb") as file:
+            with partial.open("r+b" if partial.exists() else "w+b") as file:
+                same = True
                 for chunk in chunks:
                     sha.update(chunk)
-                    size += file.write(chunk)
+                    if same and file.read(len(chunk)) != chunk:
+                        same = False
+                        file.seek(size)
+                        file.truncate()
+                    if not same:
+                        file.write(chunk)
+                    size += len(chunk)
                     if progress is not None:
                         progress(len(chunk))
+                file.truncate(size)
                 file.flush()
                 os.fsync(file.fileno())
             digest = f"sha256:{sha.hexdigest()}"
             os.replace(partial, self.blob(digest))
+            sync_folder(partial.parent)
         except OSError as error:
             raise from_os(error) from error
-        finally:
-            partial.unlink(missing_ok=True)
-        return Descriptor(media_type, digest, size, annotations or {})
+        if key is not None and self._journal is not None:
+            self._journal.note(key, digest, size)
+        return Descriptor(media_type, digest, size, notes)
 
     def add_json(self, value: object, media_type: str) -> Descriptor:
         """Write a JSON blob. Raises as `add`."""

@@ -8,7 +8,7 @@ as wrong as one that was changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -40,13 +40,15 @@ def close(
     root: Path,
     key: EllipticCurvePrivateKey | None,
     progress: Callable[[int], None] | None = None,
+    without: Sequence[str] = (),
 ) -> dict[str, str]:
     """Write SHA256SUMS and, with a key, the signature. Return the digests.
 
-    Raises EdgekitError when a file cannot be read or written.
+    `without` names files that will be gone when the folder is used. Raises EdgekitError when a
+    file cannot be read or written.
     """
     names = list_files(root)
-    for own in (SIGNATURE, SUMS):
+    for own in (SIGNATURE, SUMS, *without):
         names.pop(own, None)
     digests = hash_files(root, names, progress)
     write_durably(root / SUMS, "".join(f"{d}  {n}\n" for n, d in digests.items()).encode())
