@@ -78,7 +78,7 @@ class Trust:
             f"the key {hint[:12]}… that signed this is not one this machine trusts ({known})",
             code="key_not_trusted",
             hint="put the maker's public key into trust.d as NAME.pub, from a source you trust, "
-            "or pass it with --key",
+            "or pass it with --trust",
         )
 
 
