@@ -93,3 +93,45 @@ def test_the_last_token_that_fits_and_the_first_that_does_not(pocket: Server, na
         assert refused.status_code == 400
         text = dialect.overflow(refused.json())
         assert str(N_CTX) in text
+
+
+def test_the_needle_in_raw_text_and_in_vectors(pocket: Server) -> None:
+    """Ollama's generate and both kinds of embeddings: the last token that fits counts, and one
+    more is an error that says the limit."""
+    with httpx.Client(base_url=pocket.url, timeout=200) as http:
+        around = len(
+            http.post("/tokenize", json={"content": "x", "add_special": True}).json()["tokens"]
+        )
+
+        def text(n_tokens: int, last: str) -> str:
+            return " the" * (n_tokens - around) + last
+
+        def generate(n_tokens: int) -> httpx.Response:
+            body = {"model": "pocket", "prompt": text(n_tokens, " x"), "raw": True, "stream": False}
+            return http.post("/api/generate", json=body | {"options": {"num_predict": 1}})
+
+        for n_tokens in (N_CTX - 2, N_CTX - 1):
+            assert generate(n_tokens).json()["prompt_eval_count"] == n_tokens
+        refused = generate(N_CTX)
+        assert refused.status_code == 400
+        assert str(N_CTX) in refused.json()["error"]
+
+        limit = 2048  # EngineConfig.embed_ctx
+        for path, field in (("/v1/embeddings", "input"), ("/api/embed", "input")):
+
+            def vector(n_tokens: int, last: str, path: str = path, field: str = field) -> object:
+                body = {"model": "pocket", field: text(n_tokens, last)}
+                answer = http.post(path, json=body)
+                assert answer.status_code == 200, answer.text
+                found = answer.json()
+                return (
+                    found["embeddings"][0]
+                    if path == "/api/embed"
+                    else found["data"][0]["embedding"]
+                )
+
+            for n_tokens in (limit - 1, limit):
+                assert vector(n_tokens, " x") != vector(n_tokens, " y"), "nothing is cut off"
+            over = http.post(path, json={"model": "pocket", field: text(limit + 1, " x")})
+            assert over.status_code == 400
+            assert str(limit) in over.text
