@@ -1,4 +1,8 @@
-"""A checkpoint folder in Hugging Face layout: config, shards, and the digest of it all."""
+"""A checkpoint folder: config, shards, and the digest of it all.
+
+Two layouts: Hugging Face's (`config.json`, `model*.safetensors`) and, where it is all there is,
+Mistral's own (`params.json`, `consolidated*.safetensors`).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from edgekit_quantize.architectures import Config
+from edgekit_quantize.architectures import Config, native
 from edgekit_quantize.errors import BadCheckpointError, IoFailedError, MissingFileError
 from edgekit_quantize.safetensors import SafetensorsFile, StoredTensor
 from edgekit_quantize.scales import find_scales
 
 INDEX = "model.safetensors.index.json"
+NATIVE_INDEX = "consolidated.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MAX_JSON_BYTES = 128 << 20
 MAX_JSON_BRACKETS = 1 << 22
@@ -27,8 +32,16 @@ SIDE_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
+    "tekken.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     INDEX,
+    NATIVE_INDEX,
+    native.LAYOUT,
 )
 _READ_BYTES = 4 << 20
 
@@ -79,8 +92,13 @@ class Checkpoint:
         self.folder = folder
         self.shards: list[SafetensorsFile] = []
         self.where: dict[str, SafetensorsFile] = {}
-        shard_names, weight_map = _find_shards(folder)
-        self.config: Config = read_json(folder / "config.json")
+        self.is_native = _is_native(folder)
+        shard_names, weight_map = _find_shards(folder, self.is_native)
+        self.config: Config = (
+            native.to_config(read_json(folder / native.LAYOUT))
+            if self.is_native
+            else read_json(folder / "config.json")
+        )
         try:
             for name in shard_names:
                 shard = SafetensorsFile(folder / name)
@@ -124,17 +142,18 @@ class Checkpoint:
         return sorted([*side, *(shard.path for shard in self.shards)], key=lambda path: path.name)
 
     def _compare(self, weight_map: Mapping[str, str]) -> None:
+        index = NATIVE_INDEX if self.is_native else INDEX
         for tensor, file in weight_map.items():
             shard = self.where.get(tensor)
             if shard is None or shard.path.name != file:
                 raise BadCheckpointError(
-                    f"{INDEX} puts tensor {tensor!r} into {file}, which does not hold it",
+                    f"{index} puts tensor {tensor!r} into {file}, which does not hold it",
                     code="index_mismatch",
                     hint="index and shards are of different revisions; fetch them together",
                 )
         if extra := sorted(self.where.keys() - weight_map.keys()):
             raise BadCheckpointError(
-                f"{INDEX} does not name the stored tensor {extra[0]!r}",
+                f"{index} does not name the stored tensor {extra[0]!r}",
                 code="index_mismatch",
                 hint="index and shards are of different revisions; fetch them together",
             )
@@ -173,29 +192,39 @@ def file_digests(
             raise
 
 
-def _find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+def _is_native(folder: Path) -> bool:
+    """Hugging Face's layout wins where both are there."""
+    if (folder / INDEX).is_file() or any(folder.glob("model*.safetensors")):
+        return False
+    return (folder / native.LAYOUT).is_file() and any(folder.glob("consolidated*.safetensors"))
+
+
+def _find_shards(folder: Path, is_native: bool) -> tuple[list[str], dict[str, str] | None]:
     """Return the shard names, and the index's tensor map if there is an index."""
-    if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
+    index = NATIVE_INDEX if is_native else INDEX
+    if (folder / index).is_file():
+        weight_map = read_json(folder / index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise BadCheckpointError(f"{INDEX} has no weight_map", code="bad_index")
+            raise BadCheckpointError(f"{index} has no weight_map", code="bad_index")
         for name in weight_map.values():
             if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+\.safetensors", name):
                 raise BadCheckpointError(
-                    f"{INDEX} names the shard {name!r}, which is no plain file name",
+                    f"{index} names the shard {name!r}, which is no plain file name",
                     code="bad_index",
                 )
         return sorted(set(weight_map.values())), weight_map
-    names = sorted(path.name for path in folder.glob("model*.safetensors"))
+    prefix = "consolidated" if is_native else "model"
+    names = sorted(path.name for path in folder.glob(f"{prefix}*.safetensors"))
     if names:
-        _check_count(names)
+        _check_count(names, prefix)
         return names, None
     others = sorted(path.name for path in folder.iterdir())
     if any(name.endswith(".safetensors") for name in others):
         raise BadCheckpointError(
             "the folder holds safetensors, but none called model*.safetensors",
             code="native_layout",
-            hint="fetch the repository's model*.safetensors and their index as well",
+            hint="fetch the repository's model*.safetensors and config.json as well, or the "
+            "params.json that belongs to consolidated*.safetensors",
         )
     if pickled := [name for name in others if name.endswith(PICKLED)]:
         raise BadCheckpointError(
@@ -211,13 +240,13 @@ def _find_shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     )
 
 
-def _check_count(names: list[str]) -> None:
+def _check_count(names: list[str], prefix: str) -> None:
     """Without an index, `model-00001-of-00003` still says how many shards there must be."""
     for name in names:
-        if match := re.fullmatch(r"model-(\d{5})-of-(\d{5})\.safetensors", name):
+        if match := re.fullmatch(prefix + r"-(\d{5})-of-(\d{5})\.safetensors", name):
             total = int(match[2])
             for i in range(1, total + 1):
-                wanted = f"model-{i:05d}-of-{total:05d}.safetensors"
+                wanted = f"{prefix}-{i:05d}-of-{total:05d}.safetensors"
                 if wanted not in names:
                     raise MissingFileError(
                         f"{wanted} is missing",

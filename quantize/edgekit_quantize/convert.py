@@ -7,7 +7,6 @@ and hashes. No intermediate file; memory does not grow with the model.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -26,10 +25,13 @@ from edgekit_quantize.errors import IoFailedError
 from edgekit_quantize.general import general_metadata
 from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.gguf_write import encode_header
+from edgekit_quantize.imatrix_file import Importance, read_imatrix
 from edgekit_quantize.metadata import KeyValue, u32
+from edgekit_quantize.mmproj import plan_vision
 from edgekit_quantize.output import PartialFile
 from edgekit_quantize.planning import Plan, plan_conversion
 from edgekit_quantize.provenance import listing_digest, provenance_metadata
+from edgekit_quantize.recipe import NO_OVERRIDES, Overrides
 from edgekit_quantize.scales import scale_block
 from edgekit_quantize.splits import cut, split_keys, split_path
 from edgekit_quantize.tensor_types import FileType, align, find_file_type
@@ -95,6 +97,9 @@ def convert(
     name: str | None = None,
     digests: Mapping[str, str] | None = None,
     split_bytes: int | None = None,
+    imatrix: Path | None = None,
+    overrides: Overrides = NO_OVERRIDES,
+    vision: bool = False,
 ) -> Converted:
     """Convert the checkpoint folder `source` to the GGUF `destination`.
 
@@ -103,7 +108,9 @@ def convert(
     threads, one at a time. `name` becomes
     `general.name`. `digests` gives sha256 by file name for files already verified, which are
     then not hashed again. `split_bytes` cuts the result into files of at most that size, named
-    after `destination` as llama.cpp names them.
+    after `destination` as llama.cpp names them. `imatrix` is a file of importances, see
+    `imatrix_file`; `overrides` are types wanted other than the recipe's. `vision` converts the
+    model's vision part in place of its language part, see `mmproj`.
 
     The destination appears whole or not at all, the first of several files last. Raises the errors
     of this package: UnknownFileTypeError, MissingFileError, BadCheckpointError, CannotCreateError,
@@ -113,12 +120,19 @@ def convert(
     file_type = find_file_type(filetype)
     workers = threads or _usable_cpus()
     with Checkpoint(source) as checkpoint:
-        plan = plan_conversion(checkpoint, file_type)
+        weighing = read_imatrix(imatrix) if imatrix is not None else None
+        plan = (
+            plan_vision(checkpoint, file_type)
+            if vision
+            else plan_conversion(checkpoint, file_type, weighing, overrides)
+        )
         meter = _Meter(checkpoint, plan, progress, digests or {})
         digest = listing_digest(
             file_digests(checkpoint.files(), digests or {}, workers, meter.advance)
         )
         keys = _metadata(checkpoint, plan, file_type, digest, name)
+        # llama-quantize puts these last of all.
+        keys += weighing.keys() if weighing is not None else []
         files = cut(plan.tensors, len(encode_header(keys, plan.tensors)), split_bytes)
         written = _write(checkpoint, plan, keys, files, destination, workers, meter)
     return Converted(
@@ -145,9 +159,8 @@ def _metadata(
 
     arch = plan.architecture.name
     engine = f"llama-cpp-python {VERSION}"
-    n_parameters = sum(math.prod(tensor.shape) for tensor in plan.tensors)
     return [
-        *general_metadata(checkpoint.folder, arch, n_parameters, name),
+        *general_metadata(checkpoint.folder, arch, plan.tensors, name),
         *plan.architecture.metadata(checkpoint.config),
         *plan.tokenizer.metadata,
         *provenance_metadata(digest, engine),
@@ -167,7 +180,7 @@ def _write(
     meter: _Meter,
 ) -> list[Written]:
     """Write each file beside its name, then give all of them their names, the first one last."""
-    sources = iter(plan.sources)
+    sources = iter(zip(plan.sources, plan.importance, strict=True))
     # The first file asks for the room of all.
     ahead = [align(tensors[-1].offset + tensors[-1].bytes) for tensors in files]
     with ExitStack() as stack:
@@ -190,7 +203,7 @@ def _write(
 
 def _stream(
     checkpoint: Checkpoint,
-    tensors: Iterable[tuple[TensorSource, GgufTensor]],
+    tensors: Iterable[tuple[tuple[TensorSource, Importance | None], GgufTensor]],
     out: PartialFile,
     workers: int,
     meter: _Meter,
@@ -199,7 +212,7 @@ def _stream(
     from edgekit_quantize.llama import Ggml
     from edgekit_quantize.rows import Encoder, chunks
 
-    jobs = [_job(checkpoint, source, tensor) for source, tensor in tensors]
+    jobs = [make_job(checkpoint, source, tensor, weights) for (source, weights), tensor in tensors]
     ggml = Ggml()
     for kind in {job.target.type.name: job.target.type for job in jobs}.values():
         ggml.prepare(kind)
@@ -219,10 +232,17 @@ def _stream(
             raise
 
 
-def _job(checkpoint: Checkpoint, source: TensorSource, tensor: GgufTensor) -> Job:
+def make_job(
+    checkpoint: Checkpoint,
+    source: TensorSource,
+    tensor: GgufTensor,
+    importance: Importance | None = None,
+) -> Job:
+    """Return a tensor to write with the stored parts that its values come from."""
     from edgekit_quantize.rows import Job
 
-    return Job(tensor, source, tuple(_stored_part(checkpoint, part) for part in source.parts))
+    parts = tuple(_stored_part(checkpoint, part) for part in source.parts)
+    return Job(tensor, source, parts, importance)
 
 
 def _stored_part(checkpoint: Checkpoint, part: Part) -> StoredPart:

@@ -2,9 +2,12 @@
 
 QuantizeError
 ├── UnknownFileTypeError    2   no such file type
+├── BadRecipeError          2   types that this model or this call cannot have
 ├── BadCheckpointError     65   the source folder's bytes are wrong, torn or of an unknown kind
 ├── BadGgufError           65   a GGUF header that does not add up
+├── BadImatrixError        65   a file that is no importance matrix, or not of this model
 ├── MissingFileError       66   a folder, shard or tokenizer that is not there
+├── EngineFailedError      70   llama.cpp would not load a model or run it
 ├── CannotCreateError      73   no room, or the destination is not writable
 ├── IoFailedError          74   reading or writing broke half-way
 └── BusyError              75   another process writes the same destination
@@ -33,6 +36,10 @@ class UnknownFileTypeError(QuantizeError):
     exit_code = 2
 
 
+class BadRecipeError(QuantizeError):
+    exit_code = 2
+
+
 class BadCheckpointError(QuantizeError):
     exit_code = 65
 
@@ -41,8 +48,16 @@ class BadGgufError(QuantizeError):
     exit_code = 65
 
 
+class BadImatrixError(QuantizeError):
+    exit_code = 65
+
+
 class MissingFileError(QuantizeError):
     exit_code = 66
+
+
+class EngineFailedError(QuantizeError):
+    exit_code = 70
 
 
 class CannotCreateError(QuantizeError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgekit_quantize.checkpoint import read_json
+from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.metadata import KeyValue, f32, i32, string
 
 _SAMPLING = (
@@ -29,7 +31,7 @@ _LICENCE_KEYS = {
 
 
 def general_metadata(
-    folder: Path, arch: str, n_parameters: int, name: str | None
+    folder: Path, arch: str, tensors: Sequence[GgufTensor], name: str | None
 ) -> list[KeyValue]:
     """Return the `general.*` keys in the order of llama.cpp's converter.
 
@@ -37,12 +39,13 @@ def general_metadata(
     front matter of the model card, sampling defaults from generation_config.json. Raises as
     `read_json` does.
     """
-    keys = [string("general.architecture", arch), string("general.type", "model")]
+    kind = "mmproj" if arch == "clip" else "model"
+    keys = [string("general.architecture", arch), string("general.type", kind)]
     generation = folder / "generation_config.json"
     if generation.is_file():
         keys.extend(_sampling_keys(read_json(generation)))
     keys.append(string("general.name", title(folder.resolve().name) if name is None else name))
-    keys.append(string("general.size_label", size_label(n_parameters)))
+    keys.append(string("general.size_label", size_label(tensors)))
     for field, value in card_fields(folder / "README.md").items():
         keys.append(string(f"general.{_LICENCE_KEYS[field]}", value))
     return keys
@@ -68,11 +71,23 @@ def title(folder_name: str) -> str:
     return " ".join(w.title() if w.islower() and not keep.fullmatch(w) else w for w in words)
 
 
-def size_label(n_parameters: int) -> str:
-    """Return the parameter count in two digits or more: 23572403200 becomes `24B`."""
+def size_label(tensors: Sequence[GgufTensor]) -> str:
+    """Return the parameter count in two digits or more: 23572403200 becomes `24B`.
+
+    A mixture of experts is called by their number and the size of a model with one: `16x17B`.
+    """
+    stacked = [t.shape for t in tensors if "_exps." in t.name and len(t.shape) > 2]
+    total = sum(math.prod(tensor.shape) for tensor in tensors)
+    idle = sum(math.prod(shape) // shape[2] * (shape[2] - 1) for shape in stacked)
+    if not stacked:
+        return _rounded(total)
+    return f"{sum(shape[2] for shape in stacked) // len(stacked)}x{_rounded(total - idle)}"
+
+
+def _rounded(count: int) -> str:
     scales = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1, 1e-3, "K"))
-    scale, suffix = next((scale, suffix) for limit, scale, suffix in scales if n_parameters > limit)
-    scaled = n_parameters * scale
+    scale, suffix = next((scale, suffix) for limit, scale, suffix in scales if count > limit)
+    scaled = count * scale
     digits = max(2 - len(str(round(scaled)).lstrip("0")), 0)
     return f"{scaled:.{digits}f}{suffix}"
 

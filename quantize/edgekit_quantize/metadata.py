@@ -58,9 +58,17 @@ def string(key: str, value: str) -> KeyValue:
     return KeyValue(key, ValueType.STRING, value)
 
 
+def booleans(key: str, values: Sequence[bool]) -> KeyValue:
+    return KeyValue(key, ValueType.ARRAY, tuple(values), ValueType.BOOL)
+
+
 def strings(key: str, values: Sequence[str]) -> KeyValue:
     return KeyValue(key, ValueType.ARRAY, tuple(values), ValueType.STRING)
 
 
 def i32s(key: str, values: Sequence[int]) -> KeyValue:
     return KeyValue(key, ValueType.ARRAY, tuple(values), ValueType.INT32)
+
+
+def f32s(key: str, values: Sequence[float]) -> KeyValue:
+    return KeyValue(key, ValueType.ARRAY, tuple(values), ValueType.FLOAT32)

@@ -13,7 +13,9 @@ from edgekit_quantize.checkpoint import Checkpoint
 from edgekit_quantize.errors import BadCheckpointError
 from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.gguf_write import lay_out
-from edgekit_quantize.recipe import assign, quantizable
+from edgekit_quantize.imatrix_file import ImatrixFile, Importance
+from edgekit_quantize.importance import importance_reasons, match_importance
+from edgekit_quantize.recipe import NO_OVERRIDES, Overrides, choose, type_reasons
 from edgekit_quantize.scales import check_method
 from edgekit_quantize.tensor_types import FileType
 from edgekit_quantize.tokenizer import Tokenizer, read_tokenizer
@@ -31,10 +33,16 @@ class Plan:
     sources: tuple[TensorSource, ...]
     tensors: tuple[GgufTensor, ...]
     tokenizer: Tokenizer
+    importance: tuple[Importance | None, ...]
     reasons: tuple[str, ...]
 
 
-def plan_conversion(checkpoint: Checkpoint, file_type: FileType) -> Plan:
+def plan_conversion(
+    checkpoint: Checkpoint,
+    file_type: FileType,
+    imatrix: ImatrixFile | None = None,
+    overrides: Overrides = NO_OVERRIDES,
+) -> Plan:
     """Decide names, types and places, and find all that is wrong before a byte is written."""
     config = checkpoint.config
     architecture = architectures.for_config(config)
@@ -42,21 +50,26 @@ def plan_conversion(checkpoint: Checkpoint, file_type: FileType) -> Plan:
     names = checkpoint.scales.names
     sources = tuple(architecture.sources(config, names))
     for source in sources:
-        _check_stored(checkpoint, source)
+        check_stored(checkpoint, source)
     specs = [source.spec for source in sources]
     vocab = next(spec.shape[1] for spec in specs if spec.name == "token_embd.weight")
     tokenizer = read_tokenizer(checkpoint.folder, config, vocab, architecture.name)
-    types = assign(specs, file_type.name, architecture.recipe_params(config))
-    tensors = tuple(lay_out(specs, types))
+    params = architecture.recipe_params(config)
+    chosen = choose(specs, file_type.name, params, imatrix=imatrix is not None, overrides=overrides)
+    tensors = tuple(lay_out(specs, [choice.type for choice in chosen]))
+    importance = match_importance(tensors, file_type, imatrix)
+    weighed = importance_reasons(tensors, importance, imatrix) if imatrix is not None else ()
     reasons = (
         tokenizer.reason,
         *architecture.notes(config, names),
-        *_type_reasons(checkpoint, tensors, sources, file_type),
+        *type_reasons(specs, chosen, file_type),
+        *weighed,
+        *_dtype_reasons(checkpoint, sources),
     )
-    return Plan(architecture, sources, tensors, tokenizer, reasons)
+    return Plan(architecture, sources, tensors, tokenizer, tuple(importance), reasons)
 
 
-def _check_stored(checkpoint: Checkpoint, source: TensorSource) -> None:
+def check_stored(checkpoint: Checkpoint, source: TensorSource) -> None:
     """Raise BadCheckpointError where a stored tensor is not what the architecture asks for."""
     columns, wanted = source.spec.shape[0], math.prod(source.spec.shape)
     found = 0
@@ -91,24 +104,7 @@ def _bad_shape(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> B
     )
 
 
-def _type_reasons(
-    checkpoint: Checkpoint,
-    tensors: Sequence[GgufTensor],
-    sources: Sequence[TensorSource],
-    file_type: FileType,
-) -> Iterator[str]:
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        counts[tensor.type.name] = counts.get(tensor.type.name, 0) + 1
-    mix = ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts))
-    yield f"{file_type.name} by llama-quantize's rules: {mix}"
-    if file_type.default.quantized:
-        for tensor, source in zip(tensors, sources, strict=True):
-            if quantizable(source.spec) and tensor.shape[0] % file_type.default.block:
-                yield (
-                    f"{tensor.name} is {tensor.type.name}: rows of {tensor.shape[0]} are no whole "
-                    f"{file_type.default.name} blocks of {file_type.default.block}"
-                )
+def _dtype_reasons(checkpoint: Checkpoint, sources: Sequence[TensorSource]) -> Iterator[str]:
     dtypes = {checkpoint.tensor(part.source).dtype for s in sources for part in s.parts}
     if dtypes != {"BF16"}:
         yield f"weights are stored as {', '.join(sorted(dtypes))} and quantized from those values"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgekit_quantize.architectures import TensorSource
 from edgekit_quantize.errors import BadCheckpointError
 from edgekit_quantize.gguf_header import GgufTensor
+from edgekit_quantize.imatrix_file import Importance
 from edgekit_quantize.llama import Ggml
 from edgekit_quantize.stored import StoredPart
 from edgekit_quantize.tensor_types import row_bytes
@@ -35,6 +36,7 @@ class Job:
     target: GgufTensor
     source: TensorSource
     parts: tuple[StoredPart, ...]
+    importance: Importance | None = None
 
     @property
     def columns(self) -> int:
@@ -43,6 +45,11 @@ class Job:
     @property
     def rows(self) -> int:
         return math.prod(self.target.shape[1:])
+
+    @property
+    def matrix_rows(self) -> int:
+        """Rows of one matrix: a mixture's tensor holds one for each expert."""
+        return self.target.shape[1] if len(self.target.shape) > 2 else self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ def chunks(job: Job) -> Iterator[Chunk]:
         yield Chunk(job, None, 0, 0, job.rows, True)
         return
     vector = len(job.target.shape) == 1
-    matrix = job.target.shape[1] if len(job.target.shape) > 2 else job.rows
+    matrix = job.matrix_rows
     step = max(1, CHUNK_ELEMENTS // job.columns)
     start = 0
     for part in job.parts:
@@ -117,6 +124,10 @@ class Encoder:
             return words.view(np.uint8).reshape(-1)
         width = row_bytes(kind, job.columns)
         out: npt.NDArray[np.uint8] = np.empty(len(words) * width, np.uint8)
+        weights = None
+        if job.importance is not None:
+            number = (chunk.start + chunk.first) // job.matrix_rows
+            weights = job.importance.matrix(number, job.columns)
         step = max(1, SLICE_ELEMENTS // job.columns)
         for first in range(0, len(words), step):
             piece = words[first : first + step]
@@ -124,7 +135,7 @@ class Encoder:
             if job.source.add:
                 values = values + np.float32(job.source.add)
             target = out[first * width : (first + len(piece)) * width]
-            self._ggml.quantize(kind, values, target)
+            self._ggml.quantize(kind, values, target, weights)
         if not self._ggml.finite(kind.name, out):
             raise _not_finite(name)
         return out

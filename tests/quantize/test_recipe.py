@@ -4,19 +4,37 @@ The files are sparse: a real header, and holes where the weights would be. A dry
 `llama_model_quantize` reads the header only.
 """
 
-import os
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekit_quantize import architectures
-from edgekit_quantize.architectures import RecipeParams, TensorSpec
-from edgekit_quantize.errors import BadCheckpointError, UnknownFileTypeError
-from edgekit_quantize.gguf_write import encode_header, lay_out
+from edgekit_quantize.architectures import RecipeParams, TensorSpec, quantize_order
+from edgekit_quantize.errors import BadCheckpointError, BadRecipeError, UnknownFileTypeError
 from edgekit_quantize.metadata import string
-from edgekit_quantize.recipe import assign, quantizable, stored_type, weights_bytes
-from edgekit_quantize.tensor_types import FILE_TYPES, TENSOR_TYPES, align
-from tests.support import llama_oracle
+from edgekit_quantize.recipe import (
+    NO_OVERRIDES,
+    Overrides,
+    assign,
+    quantizable,
+    weights_bytes,
+)
+from edgekit_quantize.tensor_types import FILE_TYPES, TENSOR_TYPES, tensor_bytes
+from tests.support.quantize_oracle import Done, Run, runs
+from tests.support.recipe_models import (
+    Model,
+    deepseek_v3,
+    gpt_oss_120b,
+    mixture,
+    mixture_keys,
+    write_skeleton,
+)
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def dense(
@@ -49,36 +67,121 @@ SHAPES = {
 }
 
 
-def write_sparse_bf16(path: Path, config: dict[str, object]) -> None:
+def write_sparse_bf16(path: Path, config: dict[str, object]) -> Path:
     architecture = architectures.for_config(config)
     specs = architecture.tensors(config)
-    tensors = lay_out(specs, [stored_type(spec) for spec in specs])
     keys = [string("general.architecture", architecture.name), *architecture.metadata(config)]
-    header = encode_header(keys, tensors)
-    path.write_bytes(header)
-    os.truncate(path, len(header) + align(tensors[-1].offset + tensors[-1].bytes))
+    return write_skeleton(path, keys, specs)
+
+
+def one_entry(folder: Path) -> str:
+    """An importance matrix that is there and of no tensor: the choice of types looks no deeper."""
+    np.savez(folder / "one.npz", none=np.ones(1, np.float32))
+    return str(folder / "one.npz")
+
+
+def assert_theirs(
+    specs: Sequence[TensorSpec],
+    params: RecipeParams,
+    done: Done,
+    filetype: str,
+    *,
+    imatrix: bool,
+    overrides: Overrides = NO_OVERRIDES,
+) -> None:
+    """Our types are those of a dry run, name by name, in order and in bytes; or both refuse."""
+    if done.error is not None:
+        with pytest.raises(BadRecipeError) as caught:
+            assign(specs, filetype, params, imatrix=imatrix, overrides=overrides)
+        assert caught.value.code == "no_smaller_type"
+        assert "no tensor type fallback" in done.error
+        return
+    types = assign(specs, filetype, params, imatrix=imatrix, overrides=overrides)
+    ours = {spec.name: kind.name for spec, kind in zip(specs, types, strict=True)}
+    assert ours == done.types, (filetype, imatrix)
+    assert list(ours) == list(done.types), "order of the tensors in the file"
+    size = sum(tensor_bytes(kind, spec.shape) for spec, kind in zip(specs, types, strict=True))
+    assert f"{size / 2**20:.2f}" == f"{done.mib:.2f}", (filetype, imatrix)
+
+
+def assert_every_type(
+    source: Path, specs: Sequence[TensorSpec], params: RecipeParams, folder: Path
+) -> int:
+    weighed = one_entry(folder)
+    cases = [(name, with_it) for name in FILE_TYPES for with_it in (False, True)]
+    wanted = [
+        Run(str(source), FILE_TYPES[n].number, imatrix=weighed if w else None) for n, w in cases
+    ]
+    for (name, with_it), done in zip(cases, runs(wanted), strict=True):
+        assert_theirs(specs, params, done, name, imatrix=with_it)
+    return len(cases)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_type_is_llama_quantizes(name: str, tmp_path: Path) -> None:
     config = SHAPES[name]
-    write_sparse_bf16(tmp_path / "bf16.gguf", config)
-    numbers = {filetype: entry.number for filetype, entry in FILE_TYPES.items()}
-    answer = llama_oracle.call(
-        {
-            "do": "dry_run",
-            "source": str(tmp_path / "bf16.gguf"),
-            "numbers": list(numbers.values()),
-        }
-    )
+    source = write_sparse_bf16(tmp_path / "bf16.gguf", config)
     architecture = architectures.for_config(config)
     specs = architecture.tensors(config)
-    for filetype, number in numbers.items():
-        theirs = {tensor: after.upper() for tensor, (_, after) in answer[str(number)].items()}
-        types = assign(specs, filetype, architecture.recipe_params(config))
-        ours = {spec.name: kind.name for spec, kind in zip(specs, types, strict=True)}
-        assert ours == theirs, filetype
-        assert list(ours) == list(theirs), "order of the tensors in the file"
+    assert assert_every_type(source, specs, architecture.recipe_params(config), tmp_path) == 70
+
+
+MIXTURES = {
+    "mixtral-8x7b": (RecipeParams("llama", 32, 32, 8, 8), (4096, 128, 14336, 32000), 0),
+    "qwen3-30b-a3b": (RecipeParams("qwen3moe", 48, 32, 4, 128), (2048, 128, 768, 151936), 0),
+    "a shared expert, no gqa": (RecipeParams("llama", 9, 4, 4, 16), (512, 128, 352, 1000), 704),
+    "four experts": (RecipeParams("llama", 17, 4, 4, 4), (512, 128, 256, 1000), 0),
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_every_type_of_mixtures_is_llama_quantizes(name: str, tmp_path: Path) -> None:
+    params, (hidden, dim, ffn, vocab), shared = MIXTURES[name]
+    specs = mixture(params, hidden, dim, ffn, vocab, shared=shared)
+    source = write_skeleton(tmp_path / "m.gguf", mixture_keys(params, hidden, ffn), specs)
+    assert assert_every_type(source, specs, params, tmp_path) == 70
+
+
+def _from_config(config: dict[str, object]) -> Model:
+    architecture = architectures.for_config(config)
+    return architecture.tensors(config), architecture.recipe_params(config)
+
+
+def _qwen3(n_layer: int, hidden: int, heads: int, ffn: int) -> dict[str, object]:
+    return dense("Qwen3ForCausalLM", n_layer, hidden, heads, 8, 128, ffn, 151936)
+
+
+GEMMA_4B = dense("Gemma3ForCausalLM", 34, 2560, 8, 4, 256, 10240, 262144, tied=True) | {
+    "sliding_window": 1024,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+SNAPSHOTS = {
+    "deepseek-v3.1": deepseek_v3,
+    "gpt-oss-120b": gpt_oss_120b,
+    "gemma-3-4b-it": lambda: _from_config(GEMMA_4B),
+    "meta-llama-3.1-70b-instruct": lambda: _from_config(SHAPES["llama-3.3-70b"]),
+    "qwen3-0.6b": lambda: _from_config(_qwen3(28, 1024, 16, 3072)),
+    "qwen3-14b": lambda: _from_config(_qwen3(40, 5120, 40, 17408)),
+}
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_types_are_those_that_upstream_recorded(name: str) -> None:
+    """tests/snapshots/NAME.schema of llama.cpp 0.5.0, kept as lines and sha256 per file type.
+
+    A line is `tensor TYPE`, in the order of the file, for each tensor that may be quantized and
+    is not of the file type's default.
+    """
+    recorded = json.loads((DATA / "type_snapshots.json").read_text())[name]
+    specs, params = SNAPSHOTS[name]()
+    specs = sorted(filter(quantizable, specs), key=lambda spec: quantize_order(spec.name))
+    assert len(recorded) == 33
+    for filetype, expected in recorded.items():
+        types = assign(specs, filetype, params)
+        default = FILE_TYPES[filetype].default
+        lines = [f"{s.name} {t.name}\n" for s, t in zip(specs, types, strict=True) if t != default]
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+        assert [len(lines), digest] == expected, (filetype, lines[:3])
 
 
 def test_order_of_the_input_does_not_matter() -> None:

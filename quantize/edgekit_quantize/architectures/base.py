@@ -111,22 +111,26 @@ def integer(config: Config, *keys: str, default: int | None = None, least: int =
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            raise bad_config(f"config.json: {key} must be a whole number >= {least}, is {value!r}")
+            raise bad_config(
+                f"config.json: {key} must be a whole number >= {least}, is {value!r:.60}"
+            )
         return value
     if default is None:
         raise bad_config(f"config.json does not say {keys[0]}")
     return default
 
 
-def number(config: Config, key: str, default: float | None = None) -> float:
-    """Return `key` as a positive float; raises as `integer` does."""
+def number(config: Config, key: str, default: float | None = None, *, zero: bool = False) -> float:
+    """Return `key` as a positive float, or with `zero` as 0 too; raises as `integer` does."""
     value = config.get(key)
     if value is None:
         if default is None:
             raise bad_config(f"config.json does not say {key}")
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise bad_config(f"config.json: {key} must be a positive number, is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise bad_config(f"config.json: {key} must be a number, is {value!r:.60}")
+    if not (0 < value < 1e30 or (zero and value == 0)):
+        raise bad_config(f"config.json: {key} must be a positive number, is {value!r:.60}")
     return float(value)
 
 
@@ -136,7 +140,7 @@ def flag(config: Config, key: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise bad_config(f"config.json: {key} must be true or false, is {value!r}")
+        raise bad_config(f"config.json: {key} must be true or false, is {value!r:.60}")
     return value
 
 

@@ -1,0 +1,128 @@
+"""Files against the unquantized model: order of the types, drift, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit_quantize.base_file import MAGIC, BaseFile
+from edgekit_quantize.errors import BadCheckpointError, MissingFileError
+from edgekit_quantize.evaluate import float_type
+from tests.support import damage, proof
+from tests.support.pocket import SOURCE, convert_pocket
+
+# Python that the model can predict, and it is always here.
+TEXT = (SOURCE.parents[2] / "edgekit" / "fit.py").read_text() * 2
+RANKED = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+PROMPTS = ("def add(a, b):\n    return", "import os\n", "class Point:\n", "for i in range(")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> dict[str, Path]:
+    return {kind: convert_pocket(folder, kind) for kind in RANKED}
+
+
+@pytest.fixture(scope="module")
+def found(files: dict[str, Path]) -> dict[str, Any]:
+    spoilt = damage.flip_scales(
+        files["Q4_K_M"], files["Q4_K_M"].with_name("spoilt.gguf"), "blk.3.ffn_down.weight"
+    )
+    tried = {**files, "spoilt": spoilt}
+    return proof.losses(files["BF16"], tried, TEXT, windows=8, prompts=PROMPTS)
+
+
+def test_file_types_rank_as_theory_says(found: dict[str, Any]) -> None:
+    means = [found[kind]["kl"] for kind in RANKED]
+    assert means == sorted(means)
+    # Each step of the ladder is a real one: well beyond both standard errors.
+    for better, worse in itertools.pairwise(RANKED):
+        error = found[better]["kl_error"] + found[worse]["kl_error"]
+        assert found[worse]["kl"] - found[better]["kl"] > 3 * error, (better, worse)
+    tops = [found[kind]["same_top"] for kind in RANKED]
+    assert tops == sorted(tops, reverse=True)
+
+
+def test_the_base_does_not_differ_from_itself(found: dict[str, Any]) -> None:
+    own = found["BF16"]
+    assert abs(own["kl"]) < 1e-6
+    assert own["same_top"] == 1.0
+    assert own["ratio"] == pytest.approx(1, abs=1e-4)
+    assert own["drifts"] == []
+    assert own["positions"] == 8 * 128
+
+
+def test_damage_stands_out(found: dict[str, Any]) -> None:
+    assert found["spoilt"]["kl"] > 5 * found["Q4_K_M"]["kl"]
+
+
+def test_drift_shows_both_answers(found: dict[str, Any]) -> None:
+    drifts = found["spoilt"]["drifts"]
+    assert drifts
+    for drift in drifts:
+        assert drift["before"] != drift["after"]
+        assert 0 <= drift["at"] < 16
+
+
+def test_figures_do_not_depend_on_threads(files: dict[str, Path], found: dict[str, Any]) -> None:
+    one = {"Q4_K_M": files["Q4_K_M"]}
+    again = proof.losses(files["BF16"], one, TEXT, windows=8, prompts=PROMPTS, threads=3)
+    assert again["Q4_K_M"] == found["Q4_K_M"]
+
+
+def test_the_type_that_holds_a_checkpoint() -> None:
+    assert float_type(SOURCE) == "BF16"
+
+
+def stored(path: Path, **changes: object) -> Path:
+    header = {
+        "n_vocab": 3, "window": 4, "windows": 2, "scored": 2, "tokens": "t", "text": "x",
+        "prompts": "p", "answers": [[1, 2]], "made_by": "test", **changes,
+    }  # fmt: skip
+    text = json.dumps(header).encode()
+    path.write_bytes(MAGIC + len(text).to_bytes(4, "little") + text + bytes(2 * 2 * 3 * 2))
+    return path
+
+
+def test_a_stored_base_is_read(tmp_path: Path) -> None:
+    base = BaseFile(stored(tmp_path / "a.base"))
+    assert base.header.answers == ((1, 2),)
+    assert [w.shape for w in base.windows()] == [(2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_vocab": 4},
+        {"n_vocab": 0},
+        {"n_vocab": 1 << 40},
+        {"windows": -2},
+        {"windows": True},
+        {"scored": 0},
+        {"answers": [["a"]]},
+        {"answers": 3},
+        {"unknown": 1},
+    ],
+)
+def test_a_damaged_base_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpointError) as caught:
+        BaseFile(stored(tmp_path / "a.base", **changes))
+    assert (caught.value.code, caught.value.exit_code) == ("bad_base", 65)
+
+
+@pytest.mark.parametrize("raw", [b"", b"GGUF" * 10, MAGIC, MAGIC + b"\xff\xff\xff\xff{}"])
+def test_what_is_no_base_is_refused(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.base"
+    path.write_bytes(raw)
+    with pytest.raises(BadCheckpointError):
+        BaseFile(path)
+    with pytest.raises(MissingFileError):
+        BaseFile(tmp_path / "none.base")
