@@ -10,44 +10,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from edgekit.device_toml import read_device, read_families, read_published
 from edgekit.errors import ConfigError, MissingInputError, UsageError
 from edgekit.facts import (
     GIB,
     AbsentModel,
     Device,
+    Evidence,
     Family,
     FileType,
     Licence,
     ModelCard,
-    Rate,
+    Published,
     Source,
 )
-from edgekit.facts_toml import read_device, read_families, read_filetypes, read_model
+from edgekit.facts_toml import read_filetypes, read_model
+from edgekit.shelf import Shelf
 from edgekit.tables import load_toml
+
+if TYPE_CHECKING:
+    from edgekit.benchmark_shapes import BenchmarkShape
 
 __all__ = [
     "AbsentModel",
     "Device",
+    "Evidence",
     "Family",
     "FileType",
     "Licence",
     "ModelCard",
-    "Rate",
+    "Published",
     "Source",
+    "find_benchmark_shape",
     "find_device",
     "find_filetype",
     "find_model",
+    "forget",
     "load_absent",
     "load_devices",
     "load_families",
     "load_filetypes",
     "load_models",
+    "load_published",
     "match_device",
+    "named_models",
     "split_model_name",
 ]
 
@@ -57,9 +68,8 @@ SYSTEM_FOLDER: Final = Path("/etc/edgekit")
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    models: dict[str, ModelCard] = field(default_factory=dict)
-    absent: dict[str, AbsentModel] = field(default_factory=dict)
-    devices: dict[str, Device] = field(default_factory=dict)
+    models: Shelf[ModelCard | AbsentModel]
+    devices: Shelf[Device]
 
 
 def load_models() -> dict[str, ModelCard]:
@@ -68,17 +78,19 @@ def load_models() -> dict[str, ModelCard]:
     Raises:
         ConfigError: a file is wrong, or two entries claim one name.
     """
-    return dict(_load(_folders()).models)
+    found = _load(_folders()).models.all()
+    return {m.id: m for m in found if isinstance(m, ModelCard)}
 
 
 def load_absent() -> dict[str, AbsentModel]:
     """Names that no public weights carry, by id. Raises as `load_models`."""
-    return dict(_load(_folders()).absent)
+    found = _load(_folders()).models.all()
+    return {m.id: m for m in found if isinstance(m, AbsentModel)}
 
 
 def load_devices() -> dict[str, Device]:
     """All devices by id, sorted. Raises as `load_models`."""
-    return dict(_load(_folders()).devices)
+    return {device.id: device for device in _load(_folders()).devices.all()}
 
 
 def find_model(name: str) -> ModelCard:
@@ -88,21 +100,52 @@ def find_model(name: str) -> ModelCard:
         MissingInputError: unknown (`model_unknown`, with the nearest names), or a name that no
             public weights carry (`model_not_published`, with the nearest real models).
     """
-    loaded = _load(_folders())
     wanted = name.strip().lower()
-    for card in loaded.models.values():
-        repositories = {s.location.lower() for s in card.sources if s.kind == "hub"}
-        if wanted in {card.id, *card.aliases} | repositories:
+    shelf = _load(_folders()).models
+    found = shelf.find(wanted)
+    if isinstance(found, AbsentModel):
+        nearest = ", ".join(_with_repository(shelf, entry) for entry in found.nearest)
+        raise MissingInputError(
+            found.why.rstrip("."),
+            code="model_not_published",
+            hint=f"what exists: {nearest}; if you have weights under this name, pass --source DIR",
+        )
+    if found is not None:
+        return found
+    for card in load_models().values() if "/" in wanted else ():
+        if wanted in {s.location.lower() for s in card.sources if s.kind == "hub"}:
             return card
-    for absent in loaded.absent.values():
-        if wanted in {absent.id, *absent.aliases}:
-            raise MissingInputError(
-                absent.why.rstrip("."),
-                code="model_not_published",
-                hint=f"what exists: {', '.join(absent.nearest)}; "
-                "if you have weights under this name, pass --source DIR",
-            )
-    raise _unknown("model", name, [(m.id, *m.aliases) for m in loaded.models.values()])
+    raise _unknown("model", name, shelf.names())
+
+
+def named_models(name: str) -> tuple[AbsentModel | None, tuple[ModelCard, ...]]:
+    """The model of a name; for a name that no public weights carry, that and the nearest real ones.
+
+    Raises:
+        MissingInputError: unknown, with the nearest names.
+    """
+    shelf = _load(_folders()).models
+    absent = shelf.find(name.strip().lower())
+    if not isinstance(absent, AbsentModel):
+        return None, (find_model(name),)
+    nearest = (shelf.find(entry) for entry in absent.nearest)
+    return absent, tuple(card for card in nearest if isinstance(card, ModelCard))
+
+
+def find_benchmark_shape(name: str) -> BenchmarkShape:
+    """The shape of a model by the name that a table of measurements gives it.
+
+    Raises:
+        MissingInputError: no shape of that name is known.
+    """
+    from edgekit import benchmark_shapes
+
+    return benchmark_shapes.find(name)
+
+
+def forget() -> None:
+    """Read the folders again at the next question; entries have changed."""
+    _load.cache_clear()
 
 
 def find_device(name: str) -> Device:
@@ -113,18 +156,18 @@ def find_device(name: str) -> Device:
         UsageError: a memory size this device is not sold with.
     """
     wanted, _, size = name.strip().lower().partition("@")
-    loaded = _load(_folders())
-    for device in loaded.devices.values():
-        if wanted in {device.id, *device.aliases}:
-            return _with_memory(device, size, name) if size else device
-    raise _unknown("device", name, [(d.id, *d.aliases) for d in loaded.devices.values()])
+    shelf = _load(_folders()).devices
+    device = shelf.find(wanted)
+    if device is not None:
+        return _with_memory(device, size, name) if size else device
+    raise _unknown("device", name, shelf.names())
 
 
 def match_device(vendor: str, reported_name: str, gpu_cores: int | None = None) -> Device | None:
     """The entry for a device as its driver names it, or None when no entry claims the name."""
     found = [
         device
-        for device in _load(_folders()).devices.values()
+        for device in _load(_folders()).devices.all()
         if device.vendor == vendor
         and _spelled(vendor, reported_name) in {_spelled(vendor, n) for n in device.reported_names}
         and (gpu_cores is None or device.gpu_cores in (None, gpu_cores))
@@ -181,6 +224,23 @@ def load_families() -> dict[str, Family]:
     return read_families(load_toml(_builtin() / "families.toml"))
 
 
+@cache
+def load_published() -> dict[str, Published]:
+    """How published rows of a device lie against its family, by device.
+
+    Raises:
+        ConfigError: `published_speeds.toml` is wrong.
+    """
+    return read_published(load_toml(_builtin() / "published_speeds.toml"))
+
+
+def _with_repository(shelf: Shelf[ModelCard | AbsentModel], entry: str) -> str:
+    card = shelf.find(entry)
+    sources = card.sources if isinstance(card, ModelCard) else ()
+    location = next((s.location for s in sources), None)
+    return f"{entry} ({location})" if location else entry
+
+
 def _spelled(vendor: str, name: str) -> str:
     """Older drivers leave the vendor out ("A10"), newer ones put it first ("NVIDIA A10")."""
     return " ".join(name.casefold().split()).removeprefix(f"{vendor} ")
@@ -211,22 +271,18 @@ def _folders() -> tuple[Path, ...]:
 
 @cache
 def _load(folders: tuple[Path, ...]) -> _Loaded:
-    models: dict[str, ModelCard | AbsentModel] = {}
-    devices: dict[str, Device] = {}
-    for folder in folders:
-        for path in sorted((folder / "models").glob("*.toml")):
-            model = read_model(load_toml(path))
-            models[model.id] = model
-        for path in sorted((folder / "devices").glob("*.toml")):
-            device = read_device(load_toml(path), load_families())
-            devices[device.id] = device
-    _refuse_clashes("model", ((m.id, m.aliases) for m in models.values()))
-    _refuse_clashes("device", ((d.id, d.aliases) for d in devices.values()))
     return _Loaded(
-        models={i: m for i, m in sorted(models.items()) if isinstance(m, ModelCard)},
-        absent={i: m for i, m in sorted(models.items()) if isinstance(m, AbsentModel)},
-        devices=dict(sorted(devices.items())),
+        Shelf("model", [f / "models" for f in folders], _read_model, _builtin()),
+        Shelf("device", [f / "devices" for f in folders], _read_device, _builtin()),
     )
+
+
+def _read_model(path: Path) -> ModelCard | AbsentModel:
+    return read_model(load_toml(path))
+
+
+def _read_device(path: Path) -> Device:
+    return read_device(load_toml(path), load_families(), load_published())
 
 
 def _with_memory(device: Device, size: str, asked: str) -> Device:
@@ -240,19 +296,6 @@ def _with_memory(device: Device, size: str, asked: str) -> Device:
     return replace(
         device, id=f"{device.id}@{size}", memory_bytes=int(size) * GIB, usable_bytes=None
     )
-
-
-def _refuse_clashes(kind: str, entries: Iterable[tuple[str, tuple[str, ...]]]) -> None:
-    owners: dict[str, str] = {}
-    for entry, aliases in entries:
-        for name in (entry, *aliases):
-            owner = owners.setdefault(name, entry)
-            if owner != entry:
-                raise ConfigError(
-                    f"the {kind} name {name!r} is claimed by {owner} and by {entry}",
-                    code="ambiguous_name",
-                    hint="remove it from the aliases of one of them",
-                )
 
 
 def _unknown(kind: str, name: str, known: Iterable[tuple[str, ...]]) -> MissingInputError:

@@ -29,6 +29,7 @@ from edgekit.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from edgekit.autotune import Setting
+    from edgekit.gate import Gate, Proven
 
 LEVELS: Final = (1, 2, 4, 8)
 PROMPT_TOKENS: Final = 512
@@ -53,11 +54,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the canary and the dry load said about this file on this machine."""
+    """What the canary and the dry load said about this file on this machine.
+
+    `proven` is what came of comparing it with the unquantized model; None where that was left out.
+    """
 
     canary: Canary
     measured: Measured | None
     note: str | None = None
+    proven: Proven | None = None
 
     @property
     def use_extra_bufts(self) -> bool:
@@ -68,7 +73,7 @@ def obtain(plan: Plan, store: Store, watch: Watcher) -> Path:
     """Return the model file, converting the checkpoint if the store does not hold it.
 
     Raises:
-        MissingInputError: the weights are on a hub and were not given as a folder.
+        MissingInputError: the weights are not here: `fetch_step.fetched` brings them.
         EdgekitError: what the converter said (bad data, disk full, ...), mapped.
     """
     filetype = plan.choice.filetype
@@ -76,6 +81,8 @@ def obtain(plan: Plan, store: Store, watch: Watcher) -> Path:
         watch.begin("quantize", "store hit")
         watch.end("quantize", next(s.summary for s in plan.steps if s.kind == "quantize"))
         return store.path(plan.entry)
+    if plan.ready is not None:
+        return plan.ready
     if plan.weights is None:
         raise weights_missing(plan)
     check_room(store.root, plan.choice.candidate.file_bytes)
@@ -106,14 +113,18 @@ def weights_missing(plan: Plan) -> MissingInputError:
     return MissingInputError(
         f"the weights of {plan.card.id} are not on this machine; they are at {where}",
         code="weights_missing",
-        hint="copy the checkpoint here and pass --source DIR; this version does not download",
+        hint=f"edgekit pull {plan.card.id}, or copy the checkpoint here and pass --source DIR",
     )
 
 
-def verify(plan: Plan, file: Path, watch: Watcher) -> Proof:
+def verify(plan: Plan, file: Path, watch: Watcher, gate: Gate | None = None) -> Proof:
     """Decode a few tokens from the file in a child, and ask the engine for its memory figures.
 
-    Raises EngineFailedError when the engine dies with every setting.
+    With a gate, compare it with what it was made from too.
+
+    Raises:
+        EngineFailedError: the engine dies with every setting.
+        BadDataError: the gate refuses the file.
     """
     from edgekit.probe import run_canary
 
@@ -137,8 +148,17 @@ def verify(plan: Plan, file: Path, watch: Watcher) -> Proof:
         )
     except EdgekitError as error:
         note = f"memory not measured: {error.message}"
-    watch.end("verify", canary.reason)
-    return Proof(canary, measured, note)
+    proven = None
+    if gate is not None:
+        from edgekit.evaluation import Setting
+        from edgekit.gate import prove
+
+        setting = Setting(canary.use_extra_bufts is not False, layers)
+        proven = prove(plan, file, gate, setting, watch.progress)
+    faulty = proven is not None and canary.use_extra_bufts is False
+    said = f"{proven.summary}{f' · {canary.reason}' if faulty else ''}" if proven else canary.reason
+    watch.end("verify", said)
+    return Proof(canary, measured, note, proven)
 
 
 def informed(plan: Plan, machine: Machine | None, proof: Proof) -> Plan:
@@ -336,6 +356,7 @@ def keep(plan: Plan, proof: Proof, record: LatencyRecord, *, ready_s: float) -> 
         **{k: v for k, v in as_record(plan).items() if k != "schema"},
         "device": _device(plan.device),
         "canary": {"use_extra_bufts": proof.use_extra_bufts, "reason": proof.canary.reason},
+        "quality": proof.proven and proof.proven.as_dict(),
         "ready_s": round(ready_s, 3),
         "tuning": tuning_record(plan),
         "memory": {

@@ -91,7 +91,7 @@ def candidates(
     search = _Search(card, device, users, n_gpu_layers, kv_type)
     best = search.pick(n_ctx, filetype)
     ctx = best.plan.n_ctx if best else (n_ctx or search.floor)
-    names = [find_filetype(filetype).id] if filetype else list(load_filetypes())
+    names = [find_filetype(filetype).id] if filetype else _common()
     rows = [search.at(name, ctx) for name in names]
     rows.sort(key=_order)
     if best is None:
@@ -138,7 +138,7 @@ def choose(
         )
     lost = [
         _lost(search.at(name, best.plan.n_ctx), best)
-        for name in load_filetypes()
+        for name in _common()
         if name != best.filetype.id
     ]
     best = replace(best, reason=_because(best, search, asked_for=filetype is not None, n_ctx=n_ctx))
@@ -242,6 +242,11 @@ class _Search:
         return bool(own and six and own.value < Q8_FLOOR_TOK_S and six.value > 1.1 * own.value)
 
 
+def _common() -> list[str]:
+    """The file types that a report lists; the others are judged when they are named."""
+    return [f.id for f in load_filetypes().values() if f.common]
+
+
 def _order(c: Candidate) -> tuple[int, float]:
     if c.verdict == "fits":
         return 0, c.filetype.loss
@@ -252,7 +257,8 @@ def _because(best: Candidate, search: _Search, *, asked_for: bool, n_ctx: int | 
     """Why this one: what it fits, what it leaves, why the next better one lost."""
     better = None
     if not asked_for:
-        known = [f for f in load_filetypes().values() if f.loss < best.filetype.loss]
+        known = [find_filetype(name) for name in _common()]
+        known = [f for f in known if f.loss < best.filetype.loss]
         rivals = [search.at(f.id, best.plan.n_ctx) for f in known if f.automatic]
         if rivals:
             better = _lost(rivals[-1], best).why

@@ -1,9 +1,9 @@
 """Bytes that a model takes, per device, before any of it is downloaded.
 
-Weights are exact: the recipe's own rules on the shapes of the config. The KV cache is exact. The
-compute buffer is llama.cpp's graph allocation as a formula that fits 17 measured runs of two
-shapes within 3 %; `dryload` replaces it by a measurement once the file is there. The overhead is
-what the process and the backend take for themselves, with its basis in `budget`.
+Weights are exact: the recipe's own rules on the shapes of the config. The KV cache is exact: see
+`kv`. The compute buffer is llama.cpp's graph allocation as a formula that fits 17 measured runs of
+two shapes within 3 %; `dryload` replaces it by a measurement once the file is there. The overhead
+is what the process and the backend take for themselves, with its basis in `budget`.
 
 Placement follows llama.cpp: the last `n_gpu_layers` of `n_layer + 1` layers go to the
 accelerator, where the output counts as the last layer; token embeddings stay on the host; tied
@@ -12,46 +12,54 @@ embeddings are there a second time as the output.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
+from edgekit import kv
 from edgekit.budget import Budget, device_budget, device_overhead, host_budget, host_overhead
-from edgekit.errors import BadDataError, UsageError, from_foreign
+from edgekit.errors import UsageError, from_foreign
 from edgekit.facts import Device, ModelCard
+from edgekit.kv import CELLS_STEP, KV_TYPES
+from edgekit.shape import Shape, shape
 
-CELLS_STEP: Final = 256
-"""llama.cpp rounds a context up to a multiple of this many cells."""
+if TYPE_CHECKING:
+    from edgekit_quantize.architectures import RecipeParams, TensorSpec
+
+__all__ = [
+    "CELLS_STEP",
+    "HEADER_BYTES_PER_TOKEN",
+    "KV_TYPES",
+    "N_UBATCH",
+    "MemoryPlan",
+    "Part",
+    "Shape",
+    "Weights",
+    "cells",
+    "compute_bytes",
+    "file_bytes",
+    "kv_bytes_per_token",
+    "output_bytes",
+    "predict",
+    "shape",
+    "tensor_specs",
+    "weights",
+]
 
 N_UBATCH: Final = 512
 
-KV_TYPES: Final[dict[str, tuple[int, int]]] = {
-    "f32": (4, 1),
-    "f16": (2, 1),
-    "bf16": (2, 1),
-    "q8_0": (34, 32),
-    "q4_0": (18, 32),
-}
-"""Storage type of keys and values -> bytes, per so many values."""
+HEADER_BYTES_PER_TOKEN: Final = 40
+"""Texts, types and merges of a vocabulary in a GGUF header; 31 for pocket, 36 for tekken's."""
 
+_TABLES: Final = ("token_embd", "per_layer_token_embd")
+"""Tensors of which a token reads one row; they stay on the host."""
 
 _AMX_BYTES_PER_BLOCK: Final = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}
 """What llama.cpp's AMX layout adds to each block of a matrix; dry loads of all file types agree
 to the byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a dense decoder, from its Hugging Face config."""
-
-    n_layer: int
-    n_embd: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    n_ff: int
-    n_vocab: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,9 @@ class Weights:
     tied: bool
     packing: int
     """Bytes more when a CPU with AMX repacks the matrices."""
+    shape: Shape
+    experts: int
+    """The part of `layers` that is routed experts, of which a token reads only those used."""
 
     @property
     def total(self) -> int:
@@ -73,8 +84,13 @@ class Weights:
 
     @property
     def read_per_token(self) -> int:
-        """Bytes read for one decoded token: all but the embedding table, of which one row."""
-        return sum(self.layers) + (self.embedding if self.tied else self.output)
+        """Bytes read for one decoded token: all but the embedding table, of which one row, and
+        the experts that are not used."""
+        read = sum(self.layers) + (self.embedding if self.tied else self.output)
+        mixture = self.shape.experts
+        if mixture is None:
+            return read
+        return read - self.experts + self.experts * mixture.used // mixture.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,75 +175,101 @@ class MemoryPlan:
         return None if main.budget is None else main.total - main.budget
 
 
-def shape(config: Mapping[str, object]) -> Shape:
-    """Sizes of a dense decoder.
-
-    Raises:
-        BadDataError: a size is missing or no positive whole number.
-    """
-    n_head = _size(config, "num_attention_heads")
-    n_embd = _size(config, "hidden_size")
-    return Shape(
-        n_layer=_size(config, "num_hidden_layers"),
-        n_embd=n_embd,
-        n_head=n_head,
-        n_head_kv=_size(config, "num_key_value_heads", n_head),
-        head_dim=_size(config, "head_dim", max(1, n_embd // n_head)),
-        n_ff=_size(config, "intermediate_size"),
-        n_vocab=_size(config, "vocab_size"),
-    )
-
-
 def weights(card: ModelCard, filetype: str) -> Weights:
-    """Exact tensor bytes of a model in a file type.
+    """Tensor bytes of a model in a file type: exact, for a model that edgekit converts.
+
+    For one that only llama.cpp runs (`gguf_arch` in the catalogue), its tensors are listed from
+    the shape, see `tensor_list`.
 
     Raises:
-        BadDataError: a config or an architecture the recipe cannot plan.
+        BadDataError: a config or an architecture that cannot be planned.
         UsageError: no such file type.
     """
-    from edgekit_quantize import architectures, recipe, tensor_types
+    return _weights(json.dumps(card.config, sort_keys=True), card.gguf_arch, filetype)
+
+
+@lru_cache(maxsize=8192)
+def _weights(config_json: str, gguf_arch: str | None, filetype: str) -> Weights:
+    from edgekit_quantize import recipe, tensor_types
     from edgekit_quantize.errors import QuantizeError
 
     try:
-        architecture = architectures.for_config(card.config)
-        tensors = architecture.tensors(card.config)
-        kinds = recipe.assign(tensors, filetype, architecture.recipe_params(card.config))
+        tensors, params, s = _tensors(config_json, gguf_arch)
+        kinds = recipe.assign(tensors, filetype, params)
     except QuantizeError as error:
         raise from_foreign(error) from error
-    layers = [0] * shape(card.config).n_layer
-    embedding = output = packing = 0
+    layers = [0] * s.n_layer
+    embedding = output = packing = experts = 0
     names = set()
     for tensor, kind in zip(tensors, kinds, strict=True):
         size = tensor_types.align(tensor_types.tensor_bytes(kind, tensor.shape))
         names.add(tensor.name)
-        if not tensor.name.startswith("token_embd"):
+        if not tensor.name.startswith(_TABLES):
             extra = _AMX_BYTES_PER_BLOCK.get(kind.name, 0)
             packing += math.prod(tensor.shape) // kind.block * extra
         if tensor.name.startswith("blk."):
-            layers[int(tensor.name.split(".")[1])] += size
-        elif tensor.name.startswith("token_embd"):
+            layers[int(tensor.name.split(".", 2)[1])] += size
+            experts += size if "_exps." in tensor.name else 0
+        elif tensor.name.startswith(_TABLES):
             embedding += size
         else:
             output += size
     tied = "output.weight" not in names
-    return Weights(filetype, embedding, tuple(layers), output, tied, packing)
+    return Weights(filetype, embedding, tuple(layers), output, tied, packing, s, experts)
+
+
+@lru_cache(maxsize=512)
+def _tensors(
+    config_json: str, gguf_arch: str | None
+) -> tuple[list[TensorSpec], RecipeParams, Shape]:
+    """The tensors of a config, the recipe's parameters, and the shape."""
+    from edgekit_quantize import architectures
+    from edgekit_quantize.errors import QuantizeError
+
+    config = json.loads(config_json)
+    try:
+        architecture = architectures.for_config(config)
+        found = architecture.tensors(config), architecture.recipe_params(config)
+    except QuantizeError:
+        if gguf_arch is None:
+            raise
+        from edgekit.tensor_list import listed_tensors
+
+        found = listed_tensors(config, gguf_arch)
+    return *found, shape(config)
+
+
+def tensor_specs(config_json: str, gguf_arch: str | None) -> list[TensorSpec]:
+    """The tensors of a config, given as JSON with sorted keys. Raises as `weights`."""
+    from edgekit_quantize.errors import QuantizeError
+
+    try:
+        return _tensors(config_json, gguf_arch)[0]
+    except QuantizeError as error:
+        raise from_foreign(error) from error
+
+
+def file_bytes(card: ModelCard, table: Weights) -> int:
+    """The GGUF with its header; a header that is not known is estimated from the vocabulary."""
+    header = card.header_bytes
+    if header is None:
+        header = HEADER_BYTES_PER_TOKEN * table.shape.n_vocab
+    return table.total + header
 
 
 def kv_bytes_per_token(config: Mapping[str, object], kv_type: str = "f16") -> int:
-    """Bytes of keys and values of one cell over all layers.
-
-    Source: llama.cpp's KV cache, per layer one K and one V row of n_head_kv x head_dim values.
+    """Bytes of keys and values of one cell over all layers, windows or not.
 
     Raises:
         UsageError: not a KV type we know, or rows that are no multiple of its block.
     """
-    s = shape(config)
-    return s.n_layer * _kv_layer_bytes(s, kv_type)
+    table = kv.table(shape(config), kv_type)
+    return table.full[0] + table.windowed[0]
 
 
 def cells(n_ctx: int) -> int:
     """KV cells that llama.cpp allocates for a context, padded to 256."""
-    return -(-n_ctx // CELLS_STEP) * CELLS_STEP
+    return kv.padded(n_ctx)
 
 
 def compute_bytes(
@@ -262,7 +304,7 @@ def output_bytes(s: Shape, users: int) -> int:
 
 
 def predict(
-    card: ModelCard,
+    card: ModelCard,  # noqa: ARG001 - the table was made from it
     device: Device,
     table: Weights,
     *,
@@ -282,11 +324,13 @@ def predict(
         BadDataError: a config that cannot be planned.
         UsageError: an impossible context, user count, KV type or layer count.
     """
-    s = shape(card.config)
+    s = table.shape
     everything = s.n_layer + 1
     _check(n_ctx, users, n_gpu_layers, everything)
     offload = everything if n_gpu_layers is None else min(n_gpu_layers, everything)
-    kv_layer = cells(n_ctx) * _kv_layer_bytes(s, kv_type)
+    cache = kv.table(s, kv_type)
+    held = kv.cells(n_ctx, users, cache.window, n_ubatch, streams=streams)
+    kv_total = cache.bytes(held)
     compute = compute_bytes(s, n_ctx, users, n_ubatch, flash_attn=flash_attn, streams=streams)
     host_scratch = output_bytes(s, users)
     own, host = device_budget(device), host_budget(device)
@@ -299,7 +343,7 @@ def predict(
             Part(
                 "host" if device.memory_kind == "shared" else "unified",
                 table.total,
-                kv_layer * s.n_layer,
+                kv_total,
                 compute + host_scratch,
                 process + backend + packing,
                 own.bytes,
@@ -325,7 +369,7 @@ def predict(
             Part(
                 "accelerator",
                 gpu_weights,
-                kv_layer * on_gpu,
+                cache.bytes(held, first),
                 compute if offload else 0,
                 backend,
                 own.bytes,
@@ -333,7 +377,7 @@ def predict(
             Part(
                 "host",
                 host_weights,
-                kv_layer * first,
+                kv_total - cache.bytes(held, first),
                 (compute if first else staging) + host_scratch,
                 process,
                 host.bytes,
@@ -354,29 +398,3 @@ def _check(n_ctx: int, users: int, n_gpu_layers: int | None, everything: int) ->
         problem = f"{n_gpu_layers} layers are impossible; the model has {everything}"
     if problem:
         raise UsageError(problem, code="bad_plan", hint="correct the option")
-
-
-def _kv_layer_bytes(s: Shape, kv_type: str) -> int:
-    """Bytes of one cell in one layer."""
-    known = KV_TYPES.get(kv_type)
-    row = s.n_head_kv * s.head_dim
-    if known is None or row % known[1]:
-        raise UsageError(
-            f"keys and values cannot be stored as {kv_type!r}",
-            code="bad_kv_type",
-            hint=f"known types: {', '.join(KV_TYPES)}; rows of {row} values must be whole blocks",
-        )
-    return 2 * row * known[0] // known[1]
-
-
-def _size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadDataError(
-            f"config: {key} is {value!r}, not a positive whole number",
-            code="bad_config_json",
-            hint="check the model's config.json",
-        )
-    return value

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from edgekit.catalogue import load_filetypes
 from edgekit.facts import Device, ModelCard, Source
 from edgekit.fit import Choice, Lost
-from edgekit.store import Entry, Store, fingerprint
+from edgekit.located import Located, locate
+from edgekit.store import Entry, Store
 
 if TYPE_CHECKING:
     from edgekit.report.record import Ceiling
@@ -34,6 +35,11 @@ class Step:
     done: bool = False
 
 
+VERIFY = (
+    "the engine decodes a few tokens; KL divergence, weights and 24 canary prompts against the "
+    "unquantized model, kept in the store; --no-verify leaves these out"
+)
+
 TUNE_STEP = Step(
     "tune",
     "the fastest engine settings by short trials on this machine, kept for the next time; "
@@ -43,7 +49,8 @@ TUNE_STEP = Step(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything `deploy` will do. `weights` is the checkpoint folder, None if not here yet.
+    """Everything `deploy` will do. `weights` is the checkpoint folder, None if not here yet;
+    `ready` is a finished GGUF that is used instead.
 
     `tuned` is what the trials of engine settings found, None before them and without them.
     """
@@ -58,6 +65,7 @@ class Plan:
     entry: Entry | None
     steps: tuple[Step, ...] = field(default=())
     tuned: Tuned | None = None
+    ready: Path | None = None
 
     @property
     def digest(self) -> str:
@@ -80,29 +88,40 @@ def make_plan(
     port: int,
     folder: Path | None = None,
     tune: bool = True,
+    prove: bool = True,
 ) -> Plan:
-    """Plan a deployment from `folder`, or from the model's own source when none is given.
+    """Plan a deployment from `folder` (or a GGUF), else from the model's own source.
 
     Without a folder, a file that the store made of one earlier is taken. `tune`: try engine
-    settings before serving.
+    settings before serving. `prove`: compare the file with what it was made from.
 
     Raises:
         MissingInputError: `folder` cannot be read.
         BadDataError: the store's entry for this model is damaged.
     """
-    weights = folder or _builtin(card)
-    source = fingerprint(weights) if weights else None
-    entry = store.find(card.id, choice.filetype, source)
+    here = locate(card, folder, store.root)
+    entry = None if here.ready else store.find(card.id, choice.filetype, here.source)
     steps = (
-        _fetch_step(card, weights, entry),
-        _quantize_step(choice, entry),
-        Step("verify", "the engine decodes a few tokens from this file in a child of its own"),
+        _fetch_step(card, here, entry),
+        _quantize_step(choice, here, entry),
+        Step("verify", VERIFY if prove else "the engine decodes a few tokens from this file"),
         *((TUNE_STEP,) if tune else ()),
         Step("serve", f"http://{host}:{port}/v1"),
         Step("measure", "latency for 1, 2, 4 and 8 users; --no-measure leaves it out"),
         Step("receipt", "predicted beside measured, kept with the report"),
     )
-    return Plan(card, device, choice, host, port, weights, source, entry, steps)
+    return Plan(
+        card,
+        device,
+        choice,
+        host,
+        port,
+        here.weights,
+        here.source,
+        entry,
+        steps,
+        ready=here.ready,
+    )
 
 
 def hub_source(card: ModelCard) -> Source | None:
@@ -172,7 +191,8 @@ def as_record(plan: Plan) -> dict[str, object]:
 def _fetched(plan: Plan) -> dict[str, object] | None:
     """What would be fetched from a hub; None when nothing is."""
     hub = hub_source(plan.card)
-    if plan.entry is not None or plan.weights is not None or hub is None:
+    here = plan.entry or plan.weights or plan.ready
+    if here is not None or hub is None:
         return None
     return {
         "repository": hub.location,
@@ -191,22 +211,15 @@ def _lost(other: Lost) -> dict[str, object]:
     }
 
 
-def _builtin(card: ModelCard) -> Path | None:
-    """Return the folder of a model that ships inside edgekit."""
-    for source in card.sources:
-        if source.kind == "builtin":
-            import edgekit_profiles
-
-            return Path(edgekit_profiles.__file__).parent / source.location
-    return None
-
-
-def _fetch_step(card: ModelCard, weights: Path | None, entry: Entry | None) -> Step:
+def _fetch_step(card: ModelCard, here: Located, entry: Entry | None) -> Step:
     if entry is not None:
         return Step("fetch", "not needed: the store holds the converted file", done=True)
-    if weights is not None:
-        size = sum(f.stat().st_size for f in weights.glob("*.safetensors") if f.is_file())
-        return Step("fetch", f"used where it lies: {weights}", size, done=True)
+    if here.ready is not None:
+        size = here.ready.stat().st_size
+        return Step("fetch", f"used where it lies: {here.ready}", size, done=True)
+    if here.weights is not None:
+        size = sum(f.stat().st_size for f in here.weights.glob("*.safetensors") if f.is_file())
+        return Step("fetch", f"used where it lies: {here.weights}", size, done=True)
     hub = hub_source(card)
     if hub is None:
         return Step("fetch", "no source is known for this model; pass --source DIR")
@@ -214,7 +227,9 @@ def _fetch_step(card: ModelCard, weights: Path | None, entry: Entry | None) -> S
     return Step("fetch", f"{hub.location}{revision} from the hub", hub.bytes)
 
 
-def _quantize_step(choice: Choice, entry: Entry | None) -> Step:
+def _quantize_step(choice: Choice, here: Located, entry: Entry | None) -> Step:
+    if here.ready is not None:
+        return Step("quantize", f"not needed: a finished GGUF of {choice.filetype}", done=True)
     if entry is not None:
         return Step(
             "quantize",

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from edgekit.catalogue import find_model, load_absent
+from edgekit.catalogue import find_model, load_absent, named_models
 from edgekit.errors import BadDataError, MissingInputError, UsageError, from_foreign
-from edgekit.facts import Licence, ModelCard
+from edgekit.facts import AbsentModel, Licence, ModelCard
+from edgekit.memory import HEADER_BYTES_PER_TOKEN
+from edgekit.shape import text_config
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _UNREAD: Final = Licence(
@@ -20,9 +22,6 @@ _UNREAD: Final = Licence(
     acceptance_required=False,
     conditions=None,
 )
-_HEADER_BYTES_PER_TOKEN: Final = 40
-"""Texts, types and merges of a vocabulary in a GGUF header; 31 for pocket, 36 for tekken's."""
-
 _SAME: Final = (
     "hidden_size",
     "intermediate_size",
@@ -54,6 +53,33 @@ def card_for(name: str, folder: Path | None) -> ModelCard:
     return card
 
 
+def cards_for(name: str, folder: Path | None) -> tuple[AbsentModel | None, tuple[ModelCard, ...]]:
+    """Return what a report is to judge under a name.
+
+    That is the model itself; for a name without weights, and no folder, the nearest real models
+    and the entry that says so; for a shape that public measurements name, a card without weights.
+
+    `folder` may be a hub's repository too: its config.json is asked for.
+
+    Raises as `card_for` and `named.find_named`.
+    """
+    if folder is not None:
+        from edgekit import paths
+        from edgekit.named import find_named
+        from edgekit.pull import Options
+
+        return None, (find_named(name, folder, paths.store_dir(), Options()).card,)
+    try:
+        return named_models(name)
+    except MissingInputError:
+        from edgekit import benchmark_shapes
+
+        found = benchmark_shapes.load().get(name.strip().lower())
+        if found is None:
+            raise
+        return None, (found.card(),)
+
+
 def read_config(folder: Path) -> dict[str, object]:
     """Read a checkpoint's config.json. Raises MissingInputError, BadDataError."""
     file = folder / "config.json"
@@ -83,8 +109,9 @@ def read_config(folder: Path) -> dict[str, object]:
 
 
 def _check_same(card: ModelCard, config: Mapping[str, object], folder: Path) -> None:
+    ours, theirs = text_config(card.config), text_config(config)
     for key in _SAME:
-        known, found = card.config.get(key), config.get(key)
+        known, found = ours.get(key), theirs.get(key)
         if None not in (known, found) and known != found:
             raise BadDataError(
                 f"{folder} is not {card.id}: its {key} is {found}, {card.id} has {known}",
@@ -99,7 +126,8 @@ def _from_folder(name: str, folder: Path) -> ModelCard:
 
     config = read_config(folder)
     try:
-        tensors = for_config(config).tensors(config)
+        architecture = for_config(config)
+        tensors = architecture.tensors(config)
     except QuantizeError as error:
         raise from_foreign(error) from error
     params = 0
@@ -108,7 +136,8 @@ def _from_folder(name: str, folder: Path) -> ModelCard:
         for size in tensor.shape:
             count *= size
         params += count
-    longest, vocab = config.get("max_position_embeddings"), config.get("vocab_size")
+    text = text_config(config)
+    longest, vocab = text.get("max_position_embeddings"), text.get("vocab_size")
     if not isinstance(longest, int) or longest < 1 or not isinstance(vocab, int):
         raise BadDataError(
             f"{folder / 'config.json'} does not say vocab_size and max_position_embeddings",
@@ -126,9 +155,10 @@ def _from_folder(name: str, folder: Path) -> ModelCard:
         n_ctx_train=longest,
         tools=None,
         fim=None,
-        header_bytes=_HEADER_BYTES_PER_TOKEN * vocab,
+        header_bytes=HEADER_BYTES_PER_TOKEN * vocab,
         notes=None,
         path=folder,
+        gguf_arch=architecture.name,
     )
 
 

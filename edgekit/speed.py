@@ -1,27 +1,27 @@
 """How fast a plan will run: decode, prefill and time to first token, each with an error bar.
 
-Decode reads every weight once per step: t = layers x c + bytes / (e x bandwidth), and on a CPU
-the attention besides. Prefill is bound by arithmetic: t = flops / (e x peak). The constants per
-device family, and where they were fitted, are in `families.toml`. Nothing is known of a device
-without bandwidth or peak: None.
+Both are sums of physical terms (`speed_terms`): bytes over bandwidth and operations over the peak,
+plus what each layer, each unpacked weight and each cell of attention cost. The constants per
+device family, and what they were fitted on, are in `families.toml`; where a device's own rows are
+published, `published_speeds.toml` says how they lie against its family. Nothing is known of a
+device without bandwidth: None.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edgekit.facts import Device, FileType, ModelCard, Rate
-from edgekit.memory import MemoryPlan, Shape, Weights, kv_bytes_per_token, shape
+from edgekit import speed_terms
+from edgekit.facts import Device, FileType, ModelCard
+from edgekit.memory import MemoryPlan, Weights
+from edgekit.work import Work, work
 
 Basis = Literal["measured", "published", "family", "physics"]
 
 STEP_S = 0.0003
 """What our engine adds to a step outside llama.cpp: sampling, bookkeeping, one message."""
-
-BATCH_COST = 0.03
-"""Each further sequence in a decode step costs this share more than its bytes say; GB10 with a
-dense 7B at 8 bits: x1.9, x3.6, x6.7 of one stream at 2, 4, 8."""
 
 PROMPT_TOKENS = 512
 OUTPUT_TOKENS = 128
@@ -88,106 +88,77 @@ def predict(
     A partial offload adds the host's share at an assumed desktop memory bandwidth and widens
     the range; the device's own host is not in its table.
     """
-    s = shape(card.config)
-    depth = prompt_tokens + output_tokens // 2
-    kv = depth * kv_bytes_per_token(card.config, plan.kv_type)
-    prefill = _prefill(device, s, prompt_tokens)
-    rate = _rate(device, filetype)
-    if rate is None:
-        return Speed(None, prefill, None, None, plan.users)
-    one = table.read_per_token + kv
-    share = _offloaded(s, plan, device)
-    step = _step_s(device, s, table, filetype, kv, plan.users, share, prefill) + step_s
-    step += plan.users * depth * _attention_s(device, s)
-    spread, basis = _decode_spread(device, share)
-    decode = _estimate(1 / step, spread, basis)
+    w = work(card, table, filetype.unpack, plan.kv_type)
+    if speed_terms.bandwidth(device) is None:
+        return unknown(plan.users)
+    prefill = prefill_estimate(w, device, prompt_tokens)
+    depth = prompt_tokens + output_tokens / 2
+    share = _offloaded(plan, device)
+    step = share * step_seconds(w, device, depth, plan.users) + step_s
+    if share < 1:
+        read = w.read_bytes(plan.users) + plan.users * w.cache_bytes(depth)
+        step += (1 - share) * read / HOST_BYTES_PER_S
+        prefill = None
+    decode = _estimate(1 / step, *_decode_spread(device, share))
     return Speed(
         decode,
-        prefill if share == 1 else None,
-        time_to_first(prefill if share == 1 else None, decode, prompt_tokens, plan.users),
-        (device.bandwidth_gb_s or 0) * 1e9 / one if device.bandwidth_gb_s else None,
+        prefill,
+        time_to_first(prefill, decode, prompt_tokens, plan.users),
+        (device.bandwidth_gb_s or 0) * 1e9 / (w.read_bytes() + w.cache_bytes(depth)),
         plan.users,
     )
 
 
-def matmul_params(s: Shape, *, logits: bool = True) -> int:
-    """Parameters that each token is multiplied with: all matrices but the embedding table."""
-    attention = s.n_embd * s.head_dim * (2 * s.n_head + 2 * s.n_head_kv)
-    per_layer = attention + 3 * s.n_embd * s.n_ff
-    return s.n_layer * per_layer + (s.n_embd * s.n_vocab if logits else 0)
+HOST_BYTES_PER_S = 30e9
+"""Assumed for layers that spill to the host of a device from the table: 0.6 of two channels of
+DDR4."""
 
 
-HOST_BANDWIDTH_GB_S = 50.0
-"""Assumed for layers that spill to the host of a device from the table: two channels of DDR4."""
-
-
-def _rate(device: Device, filetype: FileType) -> float | None:
-    """Bytes per second that decode reaches, memory and unpacking considered."""
-    if device.bandwidth_gb_s is None:
-        return None
-    own = device.decode or device.family.decode
-    efficiency = own.efficiency[filetype.unpack]
-    if device.bandwidth_measured:
-        efficiency = device.family.decode_of_measured
-    rate = efficiency * device.bandwidth_gb_s
-    per_core = device.family.unpack_gb_s_per_core.get(filetype.unpack)
-    if per_core is not None and device.cores:
-        rate = min(rate, per_core * device.cores)
-    return rate * 1e9
-
-
-def _step_s(
-    device: Device,
-    s: Shape,
-    table: Weights,
-    filetype: FileType,
-    kv: int,
-    users: int,
-    share: float,
-    prefill: Estimate | None,
+def step_seconds(
+    w: Work, device: Device, depth: float, users: int = 1, *, flash: bool = True
 ) -> float:
-    """Seconds of one decode step of `users` sequences."""
-    rate = _rate(device, filetype)
-    if rate is None:
-        raise ValueError("a step needs a bandwidth")
-    family = device.family
-    layer_us = family.layer_us + family.layer_us_per_core * (device.cores or 0)
-    read = table.read_per_token + users * kv
-    bytes_s = share * read / rate
-    if share < 1:
-        bytes_s += (1 - share) * read / (HOST_BANDWIDTH_GB_S * 0.6e9)
-    elif users > 1 and prefill is not None:
-        # A batch of a few tokens multiplies far below the prefill rate.
-        bytes_s = max(bytes_s, users / (prefill.value * family.small_batch))
-    return (s.n_layer * layer_us * 1e-6 + bytes_s) * (1 + BATCH_COST * (users - 1))
+    """Seconds of one decode step of `users` sequences, all layers on the device.
+
+    Raises ValueError for a device whose bandwidth is not known.
+    """
+    base, terms = speed_terms.decode(w, device, depth, users, flash=flash, devices=device.count)
+    found = speed_terms.seconds(base, terms, device.family.decode)
+    own = _own(device.published.decode if device.published else {}, w.unpack)
+    return max(found * own, base)
 
 
-def _attention_s(device: Device, s: Shape) -> float:
-    """Seconds per cell of one sequence where attention is no matter of bandwidth (CPUs)."""
-    values = s.n_layer * s.n_head * s.head_dim
-    return device.family.attention_ns * 1e-9 * values / max(1, device.cores or 1)
-
-
-def _prefill(device: Device, s: Shape, tokens: int) -> Estimate | None:
-    """Tokens per second of one prompt; logits are computed for its last token only."""
-    if tokens < 1:
+def prefill_estimate(
+    w: Work, device: Device, tokens: int, depth: int = 0, *, flash: bool = True
+) -> Estimate | None:
+    """Tokens per second of one prompt after `depth` cells, None where no peak is known."""
+    found = speed_terms.prefill(w, device, tokens, depth, flash=flash, devices=device.count)
+    if found is None:
         return None
-    # 2 operations per parameter, and per layer 2 x 2 x width x mean depth for the attention.
-    flops = 2 * matmul_params(s, logits=False) + 2 * s.n_layer * s.n_head * s.head_dim * tokens
-    own, family = device.prefill, device.family
-    basis: Basis = "family"
-    if own is not None and device.peak_tflops is not None:
-        reached, spread = own.efficiency[""] * device.peak_tflops * 1e12, own.spread
-    elif family.prefill_efficiency is not None and device.peak_tflops is not None:
-        reached = family.prefill_efficiency * device.peak_tflops * 1e12
-        spread = family.prefill_spread
-    elif family.prefill_gflops_per_core is not None and device.cores:
-        reached, spread = family.prefill_gflops_per_core * device.cores * 1e9, family.prefill_spread
-        basis = "physics"
-    else:
+    took = speed_terms.seconds(*found, device.family.prefill)
+    published = device.published
+    if took <= 0:
         return None
-    seconds = tokens * flops / reached + (s.n_layer * family.layer_us * 1e-6)
-    return _estimate(tokens / seconds, spread, basis)
+    if published is not None and published.prefill:
+        took *= _own(published.prefill, w.unpack)
+        spread = published.prefill_spread or device.family.prefill_spread
+        return _estimate(tokens / took, spread, "published")
+    basis: Basis = "physics" if device.bandwidth_measured else _family_basis(device)
+    return _estimate(tokens / took, device.family.prefill_spread, basis)
+
+
+def decode_estimate(
+    w: Work, device: Device, depth: float, users: int = 1, *, flash: bool = True
+) -> Estimate:
+    """Tokens per second of each of `users`, all layers on the device. Raises as `step_seconds`."""
+    step = step_seconds(w, device, depth, users, flash=flash)
+    return _estimate(1 / step, *_decode_spread(device, 1.0))
+
+
+def _own(factors: Mapping[str, float], unpack: str) -> float:
+    """A device's own factor; for a class nobody measured there, the mean of the others."""
+    if not factors:
+        return 1.0
+    return factors.get(unpack) or sum(factors.values()) / len(factors)
 
 
 def time_to_first(
@@ -208,20 +179,27 @@ def time_to_first(
     )
 
 
-def _offloaded(s: Shape, plan: MemoryPlan, device: Device) -> float:
+def _offloaded(plan: MemoryPlan, device: Device) -> float:
     """Share of the layers that lie on the device."""
     if device.memory_kind == "shared":
         return 1.0
-    return min(1.0, plan.n_gpu_layers / (s.n_layer + 1))
+    return min(1.0, plan.n_gpu_layers / plan.n_layers)
 
 
 def _decode_spread(device: Device, share: float) -> tuple[float, Basis]:
-    rate: Rate = device.decode or device.family.decode
+    spread = device.family.decode_spread
     if share < 1:
-        return max(rate.spread, 0.5), "physics"
+        return max(spread, 0.5), "physics"
     if device.bandwidth_measured:
-        return rate.spread, "physics"
-    return rate.spread, "published" if device.id in device.family.fitted_on else "family"
+        return spread, "physics"
+    if device.published is not None and device.published.decode:
+        return device.published.decode_spread or spread, "published"
+    return spread, _family_basis(device)
+
+
+def _family_basis(device: Device) -> Basis:
+    """ "family" where somebody measured a device of the kind, else "physics"."""
+    return "family" if device.family.fitted_on else "physics"
 
 
 def _estimate(value: float, spread: float, basis: Basis) -> Estimate:

@@ -128,28 +128,49 @@ class Store:
         Raises CannotCreateError or IoFailedError when the disk will not have it.
         """
         blob, index = self.path(entry), self._index(entry.model, entry.filetype)
-        try:
-            os.replace(partial, blob)
-            _sync_folder(blob.parent)
-            index.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os(error) from error
-        text = json.dumps({"schema": SCHEMA, **asdict(entry)}, indent=2) + "\n"
-        write_durably(index, text.encode())
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.publishing())
+                os.replace(partial, blob)
+                sync_folder(blob.parent)
+                index.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise from_os(error) from error
+            write_durably(index, entry_bytes(entry))
         return blob
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Hold the lock under which a blob gets its entry, and under which unnamed blobs go.
+
+        Held for moments, or for one `store gc`; waits for it. Raises OSError.
+        """
+        with filelock.FileLock(self.root / "store.lock"):
+            yield
 
     def _index(self, model: str, filetype: str) -> Path:
         return self.root / "index" / model / f"{filetype}.json"
 
 
+def entry_bytes(entry: Entry) -> bytes:
+    """Return the one spelling of an index entry, with a digest of itself."""
+    record = {"schema": SCHEMA, **asdict(entry)}
+    check = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**record, "check": check}, indent=2) + "\n").encode()
+
+
 def read_entry(data: bytes) -> Entry:
-    """Parse an index entry. Raises ValueError for anything but a whole entry of this schema."""
+    """Parse an index entry. Raises ValueError for anything but a whole entry of this schema.
+
+    The digest that later versions write is not asked for; `store verify` holds entries to it.
+    """
     try:
         record = json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
         raise ValueError(f"not an {SCHEMA} record")
+    record.pop("check", None)
     kinds = {f.name: int if f.name.endswith("_bytes") else str for f in fields(Entry)}
     if record.keys() != kinds.keys() or any(type(record[n]) is not k for n, k in kinds.items()):
         raise ValueError("fields are missing, unknown or of the wrong type")
@@ -171,7 +192,7 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -202,8 +223,11 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk. Windows has no such call and needs none."""
+def sync_folder(folder: Path) -> None:
+    """Put renames in a folder on the disk. Windows has no such call and needs none.
+
+    Raises OSError.
+    """
     if os.name == "nt":
         return
     fd = os.open(folder, os.O_RDONLY)

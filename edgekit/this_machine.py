@@ -48,7 +48,7 @@ def _cpu(machine: Machine, notes: tuple[str, ...]) -> Device:
         family=load_families()[family],
         memory_kind="shared",
         memory_bytes=memory.total_bytes,
-        free_bytes=_host_free(machine),
+        free_bytes=host_free_bytes(machine),
         bandwidth_gb_s=memory.bandwidth_gb_s,
         bandwidth_measured=memory.bandwidth_gb_s is not None,
         cores=cpu.physical_cores or cpu.logical_cores,
@@ -88,15 +88,17 @@ def _accelerator(machine: Machine, found: Accelerator, notes: tuple[str, ...]) -
         memory_bytes=found.memory_total_bytes,
         usable_bytes=None,
         free_bytes=found.memory_free_bytes,
-        host_bytes=_host_free(machine),
+        host_bytes=host_free_bytes(machine),
         bandwidth_gb_s=_scaled(entry.bandwidth_gb_s, share),
         peak_tflops=_scaled(entry.peak_tflops, share),
+        fp32_tflops=_scaled(entry.fp32_tflops, share),
+        watts=_scaled(entry.watts, share),
         probed=True,
         notes=(*entry.notes, *notes),
     )
 
 
-def _host_free(machine: Machine) -> int | None:
+def host_free_bytes(machine: Machine) -> int | None:
     """Memory a new process may take: what is available, and no more than the cgroup limit."""
     memory = machine.host.memory
     known = [b for b in (memory.available_bytes, memory.limit_bytes) if b is not None]
@@ -130,23 +132,29 @@ def _cpu_family(machine: Machine) -> tuple[str, str]:
 
 
 def _gpu_family(found: Accelerator) -> str:
+    """The nearest family of an accelerator that the catalogue has no entry for."""
     name, capability = found.name.lower(), found.compute_capability or ""
     if found.vendor == "apple":
-        if "m1" in name or "m2" in name:
-            tier = "-ultra" if "ultra" in name else "-max" if "max" in name else ""
-            return f"apple-m1-m2{tier}"
-        return "apple-m3-on"
-    if found.vendor != "nvidia":
-        return "amd-rdna3"
+        tier = "-ultra" if "ultra" in name else "-max" if "max" in name else ""
+        return ("apple-m1-m2" if "m1" in name or "m2" in name else "apple-m3") + tier
+    if found.vendor == "amd":
+        return "amd-gpu"
+    if found.vendor == "intel":
+        return "intel-arc"
     geforce = "geforce" in name
     if capability == "12.1":
         return "nvidia-gb10"
     if capability.startswith("12"):
         return "nvidia-geforce-50" if geforce else "nvidia-blackwell-pro"
-    if capability == "8.9":
-        return "nvidia-geforce-40" if geforce else "nvidia-ada-pro"
-    if capability == "8.6":
-        return "nvidia-geforce-30" if geforce else "nvidia-ampere-pro"
-    if capability == "7.5":
-        return "nvidia-turing"
-    return "nvidia-hbm"
+    known = {
+        "6.1": "nvidia-pascal",
+        "7.0": "nvidia-volta",
+        "7.5": "nvidia-turing",
+        "8.0": "nvidia-ampere-hbm",
+        "8.6": "nvidia-geforce-30" if geforce else "nvidia-ampere-pro",
+        "8.7": "nvidia-jetson",
+        "8.9": "nvidia-geforce-40" if geforce else "nvidia-ada-pro",
+        "9.0": "nvidia-hopper",
+        "10.0": "nvidia-hopper",
+    }
+    return known.get(capability, "nvidia-gpu")

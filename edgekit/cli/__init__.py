@@ -15,7 +15,23 @@ import typer
 from typer.core import TyperGroup
 
 from edgekit import __version__
-from edgekit.cli import bench, connect, deploy, doctor, engine, fit, models, probe, quantize, serve
+from edgekit.cli import (
+    bench,
+    bundle,
+    connect,
+    deploy,
+    doctor,
+    engine,
+    evaluate,
+    fit,
+    licence,
+    models,
+    probe,
+    pull,
+    quantize,
+    serve,
+    store,
+)
 from edgekit.cli.output import fail
 from edgekit.errors import EdgekitError, UsageError, from_foreign
 
@@ -25,7 +41,23 @@ HELP = """Deploy open-weight language models on your own hardware, with or witho
     edgekit fit mistral-3-small       what fits this machine, and why
 """
 INTERRUPTED = 128 + signal.SIGINT
-MODULES = (deploy, fit, probe, models, quantize, serve, connect, bench, engine, doctor)
+MODULES = (
+    deploy,
+    fit,
+    probe,
+    models,
+    pull,
+    store,
+    licence,
+    quantize,
+    evaluate,
+    serve,
+    bundle,
+    connect,
+    bench,
+    engine,
+    doctor,
+)
 
 
 def build() -> typer.Typer:

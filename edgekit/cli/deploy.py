@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,10 @@ from edgekit.cli.options import (
     Ctx,
     DeviceOption,
     FileTypeOption,
+    HiddenMirror,
     Host,
     Json,
+    Offline,
     Offload,
     Port,
     Source,
@@ -28,8 +31,10 @@ from edgekit.cli.targets import Target, make, models_wanted
 
 if TYPE_CHECKING:
     from edgekit.deploy import Kept, Proof
+    from edgekit.gate import Proven
     from edgekit.machine import Machine
     from edgekit.plan import Plan, Step
+    from edgekit.pull import Options
     from edgekit.report.record import LatencyRecord
 
 
@@ -66,7 +71,16 @@ def register(app: typer.Typer) -> None:
                 help="Find the fastest engine settings by short trials, the first time.",
             ),
         ] = True,
+        verify: Annotated[
+            bool, typer.Option(help="Compare the file with the unquantized model, the first time.")
+        ] = True,
+        force: Annotated[
+            bool,
+            typer.Option("--force", help="Serve a file that the proof refuses."),
+        ] = False,
         stay: Annotated[bool, typer.Option(help="Serve until Ctrl-C after measuring.")] = True,
+        offline: Offline = False,
+        mirror: HiddenMirror = None,
         json: Json = False,
     ) -> None:
         """Choose a file type, convert, verify, serve and measure models on this machine.
@@ -76,6 +90,7 @@ def register(app: typer.Typer) -> None:
         Example: edgekit deploy pocket
         """
         from edgekit.preflight import check_endpoint, check_installed
+        from edgekit.pull import Options
 
         started = time.monotonic()
         load_levels = levels(load)
@@ -83,8 +98,9 @@ def register(app: typer.Typer) -> None:
         if not dry_run:
             check_installed("numpy", "llama_cpp", "fastapi", "uvicorn", "msgpack", "jinja2")
             check_endpoint(host, port, keys)
-        wanted = models_wanted(model or [], source, filetype, users, ctx, offload)
-        targets, machine, budget = make(wanted, host, port, device, dry_run, tune)
+        options = Options(mirror=mirror, offline=offline)
+        wanted = models_wanted(model or [], source, filetype, users, ctx, offload, options)
+        targets, machine, budget = make(wanted, host, port, device, dry_run, tune, verify, offline)
         if dry_run and json:
             from edgekit.plan import as_record
 
@@ -106,8 +122,11 @@ def register(app: typer.Typer) -> None:
             load=load_levels if measure else [],
             requests=requests,
             tune=tune,
+            verify=verify,
+            force=force,
             stay=stay,
             json=json,
+            options=options,
         )
 
 
@@ -148,7 +167,7 @@ def describe_choice(plan: Plan) -> None:
     if plan.card.sources:
         output.say("", f"edgekit fit {plan.card.id} shows all")
     use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}
-    output.say("Licence", (licence.spdx or licence.name) + use[licence.commercial_use])
+    output.say("Licence", licence.label + use[licence.commercial_use])
     output.say("Ceiling", ceiling_line(ceiling(plan)))
 
 
@@ -177,23 +196,38 @@ def run(
     load: list[int],
     requests: int,
     tune: bool,
+    verify: bool,
+    force: bool,
     stay: bool,
     json: bool,
+    options: Options,
 ) -> None:
     """Carry out the plans, print the reports, then serve until Ctrl-C."""
     from edgekit import deploy, paths, running
+    from edgekit.fetch_step import fetched
+    from edgekit.gate import Gate
     from edgekit.serving import Hosted, Server
     from edgekit.store import Store
+    from edgekit.store_use import in_use
+    from edgekit.this_machine import host_free_bytes
 
-    with output.StepLines(quiet=json) as watch:
+    free = None if machine is None else host_free_bytes(machine)
+    gate = Gate(paths.store_dir(), free, force) if verify else None
+
+    store = Store(paths.store_dir())
+    with output.StepLines(quiet=json) as watch, contextlib.ExitStack() as held:
         hosted: list[Hosted] = []
         proofs: list[Proof] = []
         for target in targets:
             plan = target.plan
             if target.beside is not None and not json:
                 print(plan.card.id)
-            file = deploy.obtain(plan, Store(paths.store_dir()), watch)
-            proof = deploy.verify(plan, file, watch)
+            plan = fetched(plan, store, watch, options)
+            file = deploy.obtain(plan, store, watch)
+            held.enter_context(in_use(file))
+            proof = deploy.verify(plan, file, watch, gate)
+            if proof.proven is not None and not json:
+                show_proof(proof.proven)
             plan = deploy.informed(plan, machine, proof)
             if tune:
                 plan, proof = deploy.tune(plan, machine, proof, file, watch)
@@ -250,13 +284,24 @@ def report(plan: Plan, record: LatencyRecord, kept: Kept, *, quiet: bool) -> dic
     return {**to_json(record), "tuning": deploy.tuning_record(plan)}
 
 
+def show_proof(proven: Proven) -> None:
+    """Print why a file is served that the gate would refuse."""
+    if proven.verdict.why is not None:
+        show_points([f"served because of --force: {proven.verdict.why}"])
+
+
+def show_points(lines: Iterable[str]) -> None:
+    """Print what belongs to the step above, each line a point."""
+    for line in lines:
+        first, *rest = output.wrap(line, output.WIDTH - 15)
+        print("\n".join(f"  {'':<10} {text}" for text in ("· " + first, *("  " + r for r in rest))))
+
+
 def show_tuning(plan: Plan) -> None:
     """Print what each setting was worth, when it was measured just now."""
     if plan.tuned is None or plan.tuned.cached:
         return
-    for line in (*plan.tuned.reasons.values(), *plan.tuned.left_out):
-        first, *rest = output.wrap(line, output.WIDTH - 15)
-        print("\n".join(f"  {'':<10} {text}" for text in ("· " + first, *("  " + r for r in rest))))
+    show_points((*plan.tuned.reasons.values(), *plan.tuned.left_out))
 
 
 def serve_on(server: object, *, quiet: bool) -> None:

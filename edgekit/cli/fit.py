@@ -22,7 +22,7 @@ from edgekit.cli.options import (
 
 if TYPE_CHECKING:
     from edgekit.candidate import Candidate
-    from edgekit.facts import Device, ModelCard
+    from edgekit.facts import AbsentModel, Device, ModelCard
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         from edgekit.catalogue import load_devices
         from edgekit.errors import UsageError
         from edgekit.fit import candidates, fit_record
-        from edgekit.source import card_for
+        from edgekit.source import cards_for
 
         if source is not None and len(models) > 1:
             raise UsageError(
@@ -60,22 +60,37 @@ def register(app: typer.Typer) -> None:
             else [device_for(device)[0]]
         )
         rows: list[Candidate] = []
+        absent: list[AbsentModel] = []
         for text in models:
             name, wanted = model_and_filetype(text, filetype)
-            card = card_for(name, source)
-            for d in devices:
-                found = candidates(
-                    card, d, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload
-                )
-                rows += found
+            missing, cards = cards_for(name, source)
+            if missing is not None:
+                absent.append(missing)
                 if not json:
-                    show(card, d, found)
+                    show_absent(missing)
+            for card in cards:
+                for d in devices:
+                    found = candidates(
+                        card, d, users=users, n_ctx=ctx, filetype=wanted, n_gpu_layers=offload
+                    )
+                    rows += found
+                    if not json:
+                        show(card, d, found)
         if json:
-            output.emit(fit_record(rows))
+            named = [{"id": a.id, "why": a.why, "nearest": list(a.nearest)} for a in absent]
+            output.emit({**fit_record(rows), **({"absent": named} if named else {})})
+
+
+def show_absent(absent: AbsentModel) -> None:
+    """Head the verdicts on the nearest real models of a name that has no weights."""
+    output.say("Name", f"{absent.name}: none published under it. {absent.why}")
+    output.say("Nearest", " · ".join(absent.nearest))
+    print()
 
 
 def show(card: ModelCard, device: Device, rows: list[Candidate]) -> None:
     """Print the verdict on one model and device: the choice first, then the others."""
+    from edgekit.cli.model_facts import licence_lines
     from edgekit.units import UNKNOWN, format_gib
 
     best = rows[0]
@@ -87,7 +102,7 @@ def show(card: ModelCard, device: Device, rows: list[Candidate]) -> None:
         text = f"{best.filetype.id} · {output.context(plan.n_ctx, plan.users)}"
         output.say("Choice" if best.verdict == "fits" else "Tight", text)
         output.say("Why", best.reason)
-    output.say("Licence", card.licence.spdx or card.licence.name)
+    output.say("Licence", licence_lines(card.licence)[0][1])
     print()
     partial = any(c.plan.n_gpu_layers < c.plan.n_layers for c in rows if len(c.plan.parts) > 1)
     body = [

@@ -10,26 +10,46 @@ from edgekit.cli import output
 from edgekit.cli.options import Json
 
 if TYPE_CHECKING:
-    from edgekit.facts import Device, ModelCard
+    from edgekit.errors import UsageError
+    from edgekit.facts import Device
 
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[show NAME]", help="Show one entry in full.")
+]
+ModelWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[show NAME | add REPO_OR_DIR]", help="Show one entry, or write one of your own."
+    ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
-    def models(words: Words = None, json: Json = False) -> None:
-        """List the models of the catalogue, or show one.
+    def models(
+        words: ModelWords = None,
+        name: Annotated[
+            str | None, typer.Option(help="With add: the entry's name. Default: the folder's.")
+        ] = None,
+        force: Annotated[
+            bool, typer.Option("--force", help="With add: replace an entry of that name.")
+        ] = False,
+        json: Json = False,
+    ) -> None:
+        """List the models of the catalogue, show one, or add one.
 
         Example: edgekit models show mistral-3-small
         """
-        from edgekit.catalogue import find_model, load_absent, load_models
-        from edgekit.units import UNKNOWN
+        from edgekit.catalogue import load_absent, load_models
+        from edgekit.cli.model_facts import table_rows
 
-        if (name := _name(words)) is not None:
-            card = find_model(name)
-            _show("models", card, model_lines(card), json=json)
+        if words and words[0] == "add":
+            _add(words[1:], name, force=force, json=json)
+            return
+        if name is not None or force:
+            raise _usage("--name and --force belong to `models add`")
+        if (asked := _name(words)) is not None:
+            _show_model(asked, json=json)
             return
         cards = list(load_models().values())
         absent = list(load_absent().values())
@@ -42,16 +62,7 @@ def register(app: typer.Typer) -> None:
                 }
             )
             return
-        rows = [
-            (
-                c.id,
-                ", ".join(c.aliases) or UNKNOWN,
-                f"{c.params / 1e9:.1f} B" if c.params >= 1e8 else f"{c.params / 1e6:.1f} M",
-                f"{c.n_ctx_train:,}",
-                c.licence.spdx or c.licence.name,
-            )
-            for c in cards
-        ]
+        rows = table_rows(cards)
         output.table(("model", "also", "params", "context", "licence"), rows, "llrrl")
         for entry in absent:
             print()
@@ -99,30 +110,43 @@ def _name(words: list[str] | None) -> str | None:
     return rest[0] if rest else None
 
 
-def model_lines(card: ModelCard) -> list[tuple[str, str]]:
-    """Say what a person asks of a model; `--json` has the rest."""
-    from edgekit.units import UNKNOWN, format_bytes
+def _add(words: list[str], name: str | None, *, force: bool, json: bool) -> None:
+    from edgekit import user_models
+    from edgekit.catalogue import load_models
 
-    shape = card.config
-    use = {True: "commercial use allowed", False: "no commercial use", None: "use not read up"}
-    licence = [card.licence.spdx or card.licence.name, use[card.licence.commercial_use]]
-    if card.licence.conditions:
-        licence.append(card.licence.conditions)
-    weights = [
-        f"{s.location}{'@' + s.revision[:7] if s.revision else ''}, {format_bytes(s.bytes)}"
-        for s in card.sources
-    ]
-    found = [
-        ("Model", f"{card.id}: {card.name}"),
-        ("Also", ", ".join(card.aliases) or UNKNOWN),
-        ("Shape", f"{card.params:,} parameters, {shape.get('num_hidden_layers', UNKNOWN)} layers"),
-        ("Context", f"{card.n_ctx_train:,} tokens"),
-        ("Tools", card.tools or UNKNOWN),
-        ("FIM", {True: "yes", False: "no", None: UNKNOWN}[card.fim]),
-        ("Licence", "; ".join(licence)),
-        ("Weights", "\n".join(weights) or "in no place that edgekit knows"),
-    ]
-    return found + ([("Note", card.notes)] if card.notes else [])
+    if len(words) != 1:
+        raise _usage("`models add` takes one folder or repository")
+    path = user_models.add(words[0], name, replace=force)
+    card = next(c for c in load_models().values() if c.path == path)
+    if json:
+        output.emit({"schema": "edgekit.models/1", "rows": [_record(card)]})
+        return
+    output.say("Added", f"{card.id}: {path}")
+    output.say("Licence", f"{card.licence.name}: read it and note in that file what it allows")
+    output.say("Next", f"edgekit fit {card.id}")
+
+
+def _show_model(name: str, *, json: bool) -> None:
+    from edgekit.catalogue import named_models
+    from edgekit.cli.model_facts import absent_lines, model_lines
+
+    absent, cards = named_models(name)
+    if absent is None:
+        _show("models", cards[0], model_lines(cards[0]), json=json)
+    elif json:
+        rows = [_record(card) for card in cards]
+        output.emit({"schema": "edgekit.models/1", "rows": rows, "absent": [_record(absent)]})
+    else:
+        for label, text in absent_lines(absent):
+            output.say(label, text)
+
+
+def _usage(problem: str) -> UsageError:
+    from edgekit.errors import UsageError
+
+    return UsageError(
+        problem, code="usage", hint="edgekit models add REPO_OR_DIR [--name NAME] [--force]"
+    )
 
 
 def device_lines(device: Device) -> list[tuple[str, str]]:

@@ -29,12 +29,25 @@ Offload = Annotated[
     typer.Option(min=0, help="Layers on the GPU, the rest in host memory. Default: all."),
 ]
 Source = Annotated[
-    Path | None, typer.Option(help="Checkpoint folder to use instead of the catalogue's.")
+    Path | None,
+    typer.Option(help="Folder, GGUF or hub repository to use instead of the catalogue's."),
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="A device of `edgekit devices`, or `this` machine.")
 ]
 
+
+Offline = Annotated[
+    bool, typer.Option("--offline", envvar="EDGEKIT_OFFLINE", help="Never use the network.")
+]
+Mirror = Annotated[
+    str | None,
+    typer.Option(
+        envvar="EDGEKIT_MIRROR", metavar="URL", help="Ask this address instead of huggingface.co."
+    ),
+]
+HiddenMirror = Annotated[str | None, typer.Option("--mirror", envvar="EDGEKIT_MIRROR", hidden=True)]
+"""For commands whose help has no room left."""
 
 Host = Annotated[str, typer.Option(help="Address to listen on; others than loopback need a key.")]
 Port = Annotated[int, typer.Option(min=1, max=65535)]

@@ -100,7 +100,7 @@ class StepLines:
         self._close()
 
     def begin(self, kind: str, text: str) -> None:
-        """Start a step; "quantize" counts bytes, "measure" requests, others just take time."""
+        """Start a step; "fetch" and "quantize" count bytes, "measure" requests, the rest time."""
         self.started = time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
@@ -146,13 +146,16 @@ def _columns(kind: str) -> list[ProgressColumn]:
         DownloadColumn,
         MofNCompleteColumn,
         SpinnerColumn,
+        TaskProgressColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    if kind == "quantize":
+    if kind in ("quantize", "fetch"):
         return [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    if kind in ("verify", "evaluate", "imatrix"):
+        return [BarColumn(), TaskProgressColumn(), TimeRemainingColumn()]
     if kind != "measure":
         return [SpinnerColumn(), TimeElapsedColumn()]
     return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]

@@ -11,6 +11,7 @@ from edgekit.cli.options import device_for, model_and_filetype
 if TYPE_CHECKING:
     from edgekit.machine import Machine
     from edgekit.plan import Plan
+    from edgekit.pull import Options
     from edgekit.several import Wanted
 
 
@@ -30,15 +31,20 @@ def models_wanted(
     users: int,
     ctx: int | None,
     offload: int | None,
+    options: Options | None = None,
 ) -> list[tuple[Wanted, Path | None]]:
-    """Return each model with its folder: those named, else those of the `[models]` table.
+    """Return each model with its folder or GGUF: those named, else those of the `[models]` table.
+
+    `options`: how to ask a hub about a model that the catalogue does not know.
 
     Raises UsageError when there are none, or one twice, or one folder for several.
     """
+    from edgekit import paths
     from edgekit.cli.model_table import Entry, read_entries
     from edgekit.errors import UsageError
+    from edgekit.named import find_named
+    from edgekit.pull import Options
     from edgekit.several import Wanted
-    from edgekit.source import card_for
 
     entries = [Entry(name, source=source) for name in names] or read_entries()
     if not entries:
@@ -56,7 +62,14 @@ def models_wanted(
     found: list[tuple[Wanted, Path | None]] = []
     for entry in entries:
         name, kind = model_and_filetype(entry.name, entry.filetype or filetype)
-        card = card_for(name, entry.source)
+        named = find_named(name, entry.source, paths.store_dir(), options or Options())
+        card = named.card
+        if named.filetype and kind and kind != named.filetype:
+            raise UsageError(
+                f"{named.place} is {named.filetype}, not {kind}",
+                code="two_filetypes",
+                hint="leave the file type out: a finished GGUF is served as it is",
+            )
         if any(card.id == other.card.id for other, _ in found):
             raise UsageError(
                 f"{card.id} is named twice", code="same_name", hint="name each model once"
@@ -67,12 +80,12 @@ def models_wanted(
                     card,
                     users=entry.users or users,
                     n_ctx=entry.ctx or ctx,
-                    filetype=kind,
+                    filetype=named.filetype or kind,
                     n_gpu_layers=offload if entry.offload is None else entry.offload,
                     roles=entry.roles,
                     pinned=entry.pin,
                 ),
-                entry.source,
+                named.place,
             )
         )
     return found
@@ -85,12 +98,15 @@ def make(
     device: str,
     dry_run: bool,
     tune: bool,
+    prove: bool = True,
+    offline: bool = False,
 ) -> tuple[list[Target], Machine | None, int | None]:
     """Choose and plan; the last value is the memory for all. UsageError for a foreign device."""
-    from edgekit import deploy, paths
+    from edgekit import paths
     from edgekit.budget import device_budget
     from edgekit.catalogue import find_device
     from edgekit.errors import UsageError
+    from edgekit.fetch_step import check_obtainable
     from edgekit.plan import make_plan
     from edgekit.several import share, with_roles
     from edgekit.store import Store
@@ -108,10 +124,18 @@ def make(
     for found, (_, folder) in zip(shares, wanted, strict=True):
         model = found.wanted
         plan = make_plan(
-            model.card, target, found.choice, store, host=host, port=port, folder=folder, tune=tune
+            model.card,
+            target,
+            found.choice,
+            store,
+            host=host,
+            port=port,
+            folder=folder,
+            tune=tune,
+            prove=prove,
         )
-        if not dry_run and plan.entry is None and plan.weights is None:
-            raise deploy.weights_missing(plan)
+        if not dry_run:
+            check_obtainable(plan, offline=offline)
         purpose = f"for {' and '.join(model.roles)}, " if model.roles else ""
         beside = f"{purpose}{found.reason}" if len(shares) > 1 else None
         targets.append(Target(plan, model, beside))

@@ -19,6 +19,7 @@ from edgekit.cli.settings import read_settings
 from tests.support.cli import POCKET, ROOT, Cli
 
 COMMANDS = (
+    *("pull", "store", "licence"),
     *("deploy", "fit", "probe", "models", "devices"),
     *("quantize", "serve", "connect", "bench", "engine", "doctor"),
 )

@@ -1,0 +1,123 @@
+"""`edgekit store`: what is in the store, whether every bit is as it was, what may go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgekit.cli import output
+from edgekit.cli.options import Json
+
+if TYPE_CHECKING:
+    from edgekit.store import Store
+
+ACTIONS = ("ls", "verify", "gc")
+
+
+def register(app: typer.Typer) -> None:
+    @app.command(short_help="List the store, check every bit of it, or free room.")
+    def store(
+        action: Annotated[str, typer.Argument(metavar="[ls|verify|gc]")] = "ls",
+        checkpoints: Annotated[
+            bool, typer.Option("--checkpoints", help="gc: fetched checkpoints go too.")
+        ] = False,
+        unfinished: Annotated[
+            bool, typer.Option("--unfinished", help="gc: interrupted fetches go too.")
+        ] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say what gc would remove and stop.")
+        ] = False,
+        json: Json = False,
+    ) -> None:
+        """List what the store holds (ls), read every byte again (verify), free room (gc).
+
+        gc removes what no entry names and no running server uses.
+
+        Example: edgekit store gc --dry-run
+        """
+        from edgekit import paths
+        from edgekit.errors import UsageError
+        from edgekit.store import Store
+
+        if action not in ACTIONS:
+            raise UsageError(
+                f"{action!r} is nothing that can be done with the store",
+                code="bad_action",
+                hint=f"one of {', '.join(ACTIONS)}",
+            )
+        here = Store(paths.store_dir())
+        if action == "ls":
+            show(here, json=json)
+        elif action == "verify":
+            verify(here, json=json)
+        else:
+            clear(here, dry_run, checkpoints, unfinished, json=json)
+
+
+def show(store: Store, *, json: bool) -> None:
+    """Print one line for each thing."""
+    from edgekit.store_care import as_records, list_store
+    from edgekit.units import UNKNOWN, format_bytes
+
+    rows = list_store(store)
+    total = sum(row.bytes for row in rows)
+    if json:
+        record = {"path": str(store.root), "bytes": total, "rows": as_records(rows)}
+        output.emit({"schema": "edgekit.store/1", **record})
+        return
+    if not rows:
+        output.say("Store", f"{store.root} is empty")
+        return
+    table = [
+        (r.kind, r.name, r.filetype or UNKNOWN, format_bytes(r.bytes), "in use" if r.used else "")
+        for r in rows
+    ]
+    output.table(("kind", "name", "type", "size", ""), table, "lllrl")
+    output.say("Store", f"{store.root}, {format_bytes(total)}")
+    if any(r.kind == "unfinished" for r in rows):
+        output.say("", "an unfinished fetch goes on with the same edgekit pull")
+
+
+def verify(store: Store, *, json: bool) -> None:
+    """Read everything; raise BadDataError when something has changed."""
+    from edgekit.errors import BadDataError
+    from edgekit.store_care import as_records, verify_store
+    from edgekit.units import format_bytes
+
+    with output.StepLines(quiet=json) as lines:
+        lines.begin("fetch", "reading the store")
+        size, problems = verify_store(store, lines.progress)
+        if not problems:
+            lines.end("verify", f"{format_bytes(size)}, every bit as it was")
+    if json:
+        record = {"path": str(store.root), "bytes": size, "problems": as_records(problems)}
+        output.emit({"schema": "edgekit.store-verify/1", **record})
+        if problems:
+            raise typer.Exit(BadDataError.exit_code)
+        return
+    for problem in problems:
+        output.say("Damaged", f"{problem.path}: {problem.what}\n{problem.fix}")
+    if problems:
+        raise BadDataError(
+            f"{len(problems)} of the store's files are not as they were",
+            code="store_damaged",
+            hint=problems[0].fix,
+        )
+
+
+def clear(store: Store, dry_run: bool, checkpoints: bool, unfinished: bool, *, json: bool) -> None:
+    """Remove what may go and say what went."""
+    from edgekit.store_care import as_records, collect
+    from edgekit.units import format_bytes
+
+    gone = collect(store, dry_run=dry_run, checkpoints=checkpoints, unfinished=unfinished)
+    size = sum(item.bytes for item in gone)
+    if json:
+        record = {"path": str(store.root), "dry_run": dry_run, "bytes": size}
+        output.emit({"schema": "edgekit.store-gc/1", **record, "removed": as_records(gone)})
+        return
+    for item in gone:
+        print(f"  {format_bytes(item.bytes):>10}  {item.path}: {item.why}")
+    would = "would be freed" if dry_run else "freed"
+    output.say("Store", f"{format_bytes(size)} {would}" if gone else "nothing that may go")

@@ -1,0 +1,130 @@
+"""The gate of a deployment: a file that lost more than its file type explains is not served."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import evaluation, material
+from edgekit.catalogue import load_filetypes
+from edgekit.errors import BadDataError
+from edgekit.evaluation import Progress, Setting
+from edgekit.plan import Plan
+from edgekit.quality import Limit, Quality, Verdict, judge, limit_for, to_json
+from edgekit.surroundings import free_bytes, nearest_existing
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a file is held against. `force` serves it all the same.
+
+    `root` is the store's folder, `available_bytes` the host memory that may be taken, None
+    where it is not known.
+    """
+
+    root: Path
+    available_bytes: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What was found about a file, what it was held against, and what came of it."""
+
+    quality: Quality
+    limit: Limit
+    verdict: Verdict
+    cached: bool = False
+
+    @property
+    def summary(self) -> str:
+        return self.verdict.summary + (" (kept)" if self.cached else "")
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the record for receipts and --json."""
+        return {
+            **to_json(self.quality),
+            "limit_kl": self.limit.kl,
+            "limit_reason": self.limit.reason,
+            "good": self.verdict.good,
+            "why": self.verdict.why,
+            "cached": self.cached,
+        }
+
+
+def prove(
+    plan: Plan, file: Path, gate: Gate, setting: Setting, progress: Progress | None = None
+) -> Proven:
+    """Compare the plan's file with what it was made from, unless the store's record knows.
+
+    Raises:
+        BadDataError: the file is worse than its type explains, and `force` is off.
+        EdgekitError: what the evaluation raises.
+    """
+    filetype = load_filetypes()[plan.choice.filetype]
+    limit = limit_for(filetype.id, filetype.loss, plan.card.params)
+    trial = material.gate()
+    # A file of the store is named by its content.
+    known = evaluation.kept(gate.root, file.stem, trial)
+    quality = known or _evaluate(plan, file, gate, setting, filetype.loss, progress)
+    if known is None and quality.tensors:
+        evaluation.keep(gate.root, quality)
+    proven = Proven(quality, limit, judge(quality, limit), cached=known is not None)
+    if not proven.verdict.good and not gate.force:
+        raise _refused(plan, file, proven)
+    return proven
+
+
+def _evaluate(
+    plan: Plan,
+    file: Path,
+    gate: Gate,
+    setting: Setting,
+    loss: float,
+    progress: Progress | None,
+) -> Quality:
+    trial = material.gate()
+    if plan.weights is None or plan.source is None:
+        why = "not compared: the weights that this file was made from are not here"
+        return Quality(file.stem, trial.digest, None, 0, (), 0, (), "", why)
+    work = gate.root / "partial"
+    room = free_bytes(nearest_existing(work))
+    note = (
+        "predictions not compared: nothing was quantized"
+        if loss == 0
+        else evaluation.too_large(plan.weights, gate.available_bytes, room)
+    )
+    return evaluation.evaluate(
+        file,
+        plan.weights,
+        trial,
+        setting,
+        work=work,
+        file_sha256=file.stem,
+        run=note is None,
+        note=note,
+        stored=evaluation.stored_base(plan.card.id, plan.source, trial),
+        progress=progress,
+    )
+
+
+def _refused(plan: Plan, file: Path, proven: Proven) -> BadDataError:
+    """Say what is wrong with a file, and whether it is the disk that spoiled it."""
+    what = f"{plan.card.id} {plan.choice.filetype} is refused: {proven.verdict.why}"
+    if _sha256(file) != file.stem:
+        return BadDataError(
+            f"{what}; the file changed since it was written",
+            code="quantization_refused",
+            hint=f"delete {file} and run the same command again",
+        )
+    return BadDataError(
+        what,
+        code="quantization_refused",
+        hint="choose another file type, or pass --force to serve this one all the same",
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()

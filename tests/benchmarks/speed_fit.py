@@ -1,0 +1,210 @@
+"""Fit the constants of the speed formulas, one set per family, from published rows.
+
+The predicted time is a sum of terms, each with a constant. A family's constants are its parent's
+times a factor that is held near one, so that a family with few rows stays near its kin and one
+with none inherits. Robust least squares on the logarithm of the time (Huber), by Gauss-Newton.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.benchmarks.speed_rows import Row
+
+Array = NDArray[np.float64]
+
+# Term -> (start, how far a root may go from it, how far a family may go from its parent); the
+# last two are standard deviations of the logarithm.
+DECODE = {
+    "layer": (45, 0.5, 0.3),
+    "sparse_layer": (25, 0.5, 0.3),
+    "step": (100, 0.3, 0.3),
+    "split": (10, 0.7, 0.3),
+    "barrier": (1.5, 0.7, 0.4),
+    "read_k": (0.1, 0.7, 0.5),
+    "read_q4": (0.1, 0.7, 0.5),
+    "read_q8": (0.1, 0.7, 0.5),
+    "read_float": (0.1, 0.7, 0.5),
+    "unpack_k": (2.5, 0.7, 0.3),
+    "unpack_q4": (2.5, 0.7, 0.3),
+    "unpack_q8": (1.5, 0.7, 0.3),
+    "unpack_float": (1.0, 0.7, 0.3),
+    "cache": (0.4, 0.7, 0.4),
+    "cache_plain": (1.5, 0.5, 0.3),
+    "numa": (1.0, 0.7, 0.4),
+}
+PREFILL = {
+    "layer": (100, 0.6, 0.4),
+    "barrier": (20, 0.8, 0.4),
+    "read": (1.5, 0.4, 0.3),
+    "token": (20, 1.5, 0.4),
+    "multiply_k": (3, 0.7, 0.35),
+    "multiply_q4": (3, 0.7, 0.35),
+    "multiply_q8": (3, 0.7, 0.3),
+    "multiply_float": (2.5, 0.7, 0.3),
+    "experts": (5, 0.7, 0.3),
+    "attention": (5, 0.7, 0.4),
+    "attention_plain": (8, 0.7, 0.4),
+    "numa": (1.0, 0.7, 0.4),
+}
+# Measured on one core of a Sapphire Rapids guest with llama-cpp-python 0.3.36 (24 GB/s of
+# K-quants a core with AMX, 15 without, ...); AVX2 and Neon scaled from it. Not fitted.
+FIXED = {
+    "cpu-amx": (1 / 24, 1 / 30, 1 / 27, 1 / 30, 1.2),
+    "cpu-avx512": (1 / 15, 1 / 13, 1 / 23, 1 / 30, 1.2),
+    "cpu-avx2": (1 / 9, 1 / 9, 1 / 13, 1 / 15, 1.2),
+    "cpu-desktop": (1 / 9, 1 / 9, 1 / 13, 1 / 15, 1.2),
+    "cpu-neon": (1 / 4, 1 / 6, 1 / 7, 1 / 7, 2.0),
+    "cpu-sbc": (1 / 4, 1 / 6, 1 / 7, 1 / 7, 2.0),
+}
+CPU_FIXED = ("unpack_k", "unpack_q4", "unpack_q8", "unpack_float", "cell")
+HUBER = 0.12
+NOISE = 0.1
+
+
+def fixed(family: str) -> dict[str, float]:
+    """Constants of a family that are measured elsewhere and not fitted."""
+    return dict(zip(CPU_FIXED, FIXED[family], strict=True)) if family in FIXED else {}
+
+
+@dataclass(slots=True)
+class Fit:
+    """Constants of one kind of test. `delta` holds per node the log factor to its parent."""
+
+    names: tuple[str, ...]
+    parents: Mapping[str, str | None]
+    nodes: tuple[str, ...]
+    delta: Array
+    start: Array
+
+    def constants(self, family: str) -> dict[str, float]:
+        """All constants of a family, inherited ones too."""
+        log = self.start.copy()
+        for node in chain(family, self.parents):
+            if node in self.nodes:
+                log = log + self.delta[self.nodes.index(node)]
+        found = {n: float(v) for n, v in zip(self.names, np.exp(log), strict=True)}
+        return {**found, **fixed(family)}
+
+
+def chain(family: str, parents: Mapping[str, str | None]) -> list[str]:
+    """A family and its ancestors."""
+    found: list[str] = []
+    node: str | None = family
+    while node is not None:
+        found.append(node)
+        node = parents.get(node)
+    return found
+
+
+@dataclass(slots=True)
+class Table:
+    """Rows as arrays: seconds, base (with what is not fitted), terms, family, weight."""
+
+    rows: Sequence[Row]
+    names: tuple[str, ...]
+    y: Array
+    base: Array
+    x: Array
+    weight: Array
+
+
+def tabulate(rows: Sequence[Row], test: str) -> Table:
+    """The rows of one test; a cell with many rows weighs more than one with few, but not as
+    much more."""
+    own = [r for r in rows if r.test == test]
+    names = tuple(DECODE if test == "tg" else PREFILL)
+    count: dict[tuple[str, str, str], int] = defaultdict(int)
+    for r in own:
+        count[r.cell] += 1
+    base, x = np.zeros(len(own)), np.zeros((len(own), len(names)))
+    for i, r in enumerate(own):
+        start, terms = r.terms()
+        held = fixed(r.device.family.id) if test == "tg" else {}
+        base[i] = start + sum(v * held[k] for k, v in terms.items() if k in held)
+        for k, v in terms.items():
+            if k in names and k not in held:
+                x[i, names.index(k)] = v
+    return Table(
+        own,
+        names,
+        np.array([r.seconds for r in own]),
+        base,
+        x,
+        np.array([count[r.cell] ** -0.6 for r in own]),
+    )
+
+
+def fit(
+    table: Table,
+    parents: Mapping[str, str | None],
+    keep: Sequence[int] | None = None,
+    warm: Fit | None = None,
+    steps: int = 25,
+) -> Fit:
+    """Constants from the rows `keep` (all without it), starting where `warm` ended."""
+    index = np.arange(len(table.rows)) if keep is None else np.asarray(keep)
+    spec = DECODE if table.names == tuple(DECODE) else PREFILL
+    families = [table.rows[i].device.family.id for i in index]
+    nodes = tuple(sorted({n for f in set(families) for n in chain(f, parents)}))
+    start = np.log(np.array([spec[n][0] for n in table.names]))
+    x, y, base, weight = (a[index] for a in (table.x, table.y, table.base, table.weight))
+    n_rows, n_terms = x.shape
+    member = np.zeros((n_rows, len(nodes)))
+    for i, family in enumerate(families):
+        for node in chain(family, parents):
+            member[i, nodes.index(node)] = 1
+    loose = np.array([[spec[t][1 if parents.get(n) is None else 2] for t in table.names]
+                      for n in nodes])  # fmt: skip
+    hold = 1 / loose**2
+    delta = np.zeros((len(nodes), n_terms))
+    if warm is not None:
+        for i, node in enumerate(nodes):
+            delta[i] = warm.delta[warm.nodes.index(node)]
+    used = member.T @ (x > 0) > 0
+    flat = np.flatnonzero(used.ravel())
+    for _ in range(steps):
+        cost = np.exp(start + member @ delta) * x
+        predicted = base + cost.sum(1)
+        miss = np.log(y / predicted)
+        slope = cost / predicted[:, None]
+        w = weight * np.minimum(1, HUBER / np.maximum(np.abs(miss), 1e-9)) / NOISE**2
+        design = (member[:, :, None] * slope[:, None, :]).reshape(n_rows, -1)[:, flat]
+        left = design.T @ (w[:, None] * design) + np.diag(hold.ravel()[flat])
+        right = design.T @ (w * miss) - (hold * delta).ravel()[flat]
+        step = np.zeros(delta.size)
+        step[flat] = np.linalg.solve(left, right)
+        largest = float(np.abs(step).max())
+        delta += step.reshape(delta.shape) * min(1.0, 0.7 / largest if largest else 1.0)
+        if largest < 2e-3:
+            break
+    return Fit(table.names, parents, nodes, delta, start)
+
+
+def predicted(table: Table, found: Fit, index: Sequence[int]) -> Array:
+    """Seconds of the rows `index` with the constants of `found`."""
+    by_family: dict[str, Array] = {}
+    out = np.zeros(len(index))
+    for at, i in enumerate(index):
+        family = table.rows[i].device.family.id
+        if family not in by_family:
+            constants = found.constants(family)
+            by_family[family] = np.array([constants[n] for n in table.names])
+        out[at] = table.base[i] + table.x[i] @ _without_fixed(by_family[family], table, family)
+    return out
+
+
+def _without_fixed(values: Array, table: Table, family: str) -> Array:
+    held = fixed(family)
+    return np.array([0.0 if n in held else v for n, v in zip(table.names, values, strict=True)])
+
+
+def spread(errors: Sequence[float], share: float = 0.9) -> float:
+    """Relative half-width that holds `share` of the log errors; doubling and halving alike."""
+    return 1 - math.exp(-float(np.quantile(np.abs(np.asarray(errors)), share)))
