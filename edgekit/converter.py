@@ -9,15 +9,22 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit import child
 from edgekit.errors import EdgekitError, EngineFailedError, IoFailedError
 from edgekit.preflight import check_installed
 
+if TYPE_CHECKING:
+    from edgekit_quantize.recipe import Overrides
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The finished file. `tensor_bytes` is its data section, `sha256` the digest of all of it."""
+    """The finished file. `tensor_bytes` is its data section, `sha256` the digest of all of it.
+
+    `recipe` is the text of the mix that was found for a target size, else None.
+    """
 
     path: Path
     filetype: str
@@ -28,6 +35,50 @@ class Made:
     source_digest: str
     sha256: str
     reasons: tuple[str, ...]
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a person wants other than a file type by the rules.
+
+    `tensor_types` are pairs of pattern and type. A target is the whole file in bytes, or bits
+    per weight of its tensors, and excludes the others.
+    """
+
+    filetype: str | None = None
+    imatrix: Path | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    output: str | None = None
+    embedding: str | None = None
+    pure: bool = False
+    recipe: Path | None = None
+    target_bytes: int | None = None
+    target_bpw: float | None = None
+
+    @property
+    def searched(self) -> bool:
+        return self.target_bytes is not None or self.target_bpw is not None
+
+
+def overrides_of(wanted: Wanted) -> tuple[str | None, Overrides]:
+    """Return the file type and overrides: the recipe file's, and before them what was typed.
+
+    Raises what reading a recipe raises.
+    """
+    from edgekit_quantize.recipe import NO_OVERRIDES, Overrides
+    from edgekit_quantize.recipe_file import read_recipe
+
+    kind, more = wanted.filetype, NO_OVERRIDES
+    if wanted.recipe is not None:
+        found = read_recipe(wanted.recipe)
+        kind, more = found.filetype, found.overrides
+    return kind, Overrides(
+        tensors=(*wanted.tensor_types, *more.tensors),
+        output=wanted.output or more.output,
+        embedding=wanted.embedding or more.embedding,
+        pure=wanted.pure or more.pure,
+    )
 
 
 def convert(
@@ -38,11 +89,13 @@ def convert(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     split_bytes: int | None = None,
+    wanted: Wanted | None = None,
 ) -> Made:
     """Convert the checkpoint folder `source` to the GGUF `destination`, whole or not at all.
 
     `progress(done_bytes, total_bytes)` counts source bytes, hashed and converted. `split_bytes`
-    cuts the result into files of at most that size; the path returned is the first of them.
+    cuts the result into files of at most that size; the path returned is the first of them. With
+    a target in `wanted`, `filetype` is not looked at.
 
     Raises:
         EngineFailedError: the converter is not installed, or died.
@@ -56,6 +109,7 @@ def convert(
         "filetype": filetype,
         "threads": threads,
         "split_bytes": split_bytes,
+        "wanted": _as_json(wanted) if wanted is not None else None,
     }
     last: dict[str, object] = {}
     with tempfile.TemporaryFile() as log:
@@ -79,6 +133,19 @@ def convert(
             words = log.read().decode(errors="replace").strip().splitlines()
             raise _died(child.signal_name(process), words[-1] if words else None, source)
     return _made(made, filetype)
+
+
+def _as_json(wanted: Wanted) -> dict[str, object]:
+    _, overrides = overrides_of(wanted)
+    return {
+        "imatrix": str(wanted.imatrix) if wanted.imatrix is not None else None,
+        "tensors": [list(pair) for pair in overrides.tensors],
+        "output": overrides.output,
+        "embedding": overrides.embedding,
+        "pure": overrides.pure,
+        "target_bytes": wanted.target_bytes,
+        "target_bpw": wanted.target_bpw,
+    }
 
 
 def discard_partial(destination: Path) -> None:
@@ -105,15 +172,16 @@ def _discard(partial: Path) -> None:
 
 def _made(found: Mapping[str, object], filetype: str) -> Made:
     numbers = {n: int(str(found[n])) for n in ("file_bytes", "tensor_bytes", "n_tensors")}
-    reasons = found.get("reasons")
+    reasons, recipe = found.get("reasons"), found.get("recipe")
     return Made(
         path=Path(str(found["path"])),
-        filetype=filetype,
+        filetype=str(found.get("filetype") or filetype),
         **numbers,
         seconds=float(str(found["seconds"])),
         source_digest=str(found["source_digest"]),
         sha256=str(found["sha256"]),
         reasons=tuple(map(str, reasons)) if isinstance(reasons, list) else (),
+        recipe=recipe if isinstance(recipe, str) else None,
     )
 
 

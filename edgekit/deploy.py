@@ -221,6 +221,7 @@ def ready_record(plan: Plan, server: Server, ready_s: float) -> dict[str, object
         "log": str(server.log),
         "plan_digest": plan.digest,
         "tuning": tuning_record(plan),
+        "quality": plan.proven and plan.proven.as_dict(),
     }
 
 
@@ -288,7 +289,7 @@ def with_plan(record: LatencyRecord, plan: Plan, users: Sequence[int]) -> Latenc
         n_ctx=plan.choice.n_ctx,
         predicted=predicted(plan, users),
         plan_digest=plan.digest,
-        method=(*record.method, *how_tuned(plan)),
+        method=(*record.method, *(plan.proven.method if plan.proven else ()), *how_tuned(plan)),
     )
 
 
@@ -356,7 +357,7 @@ def keep(plan: Plan, proof: Proof, record: LatencyRecord, *, ready_s: float) -> 
         **{k: v for k, v in as_record(plan).items() if k != "schema"},
         "device": _device(plan.device),
         "canary": {"use_extra_bufts": proof.use_extra_bufts, "reason": proof.canary.reason},
-        "quality": proof.proven and proof.proven.as_dict(),
+        "quality": plan.proven and plan.proven.as_dict(),
         "ready_s": round(ready_s, 3),
         "tuning": tuning_record(plan),
         "memory": {

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -42,8 +43,8 @@ def main() -> int:
     request = child.read_request()
     actions = {"evaluate": _evaluate, "imatrix": _imatrix}
     try:
-        with tempfile.TemporaryDirectory(prefix="base-", dir=str(request["work"])) as work:
-            child.answer(actions[str(request["do"])](request, Path(work)))
+        with _place(Path(str(request["work"]))) as work:
+            child.answer(actions[str(request["do"])](request, work))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -51,6 +52,22 @@ def main() -> int:
         child.answer_error(mapped)
         return mapped.exit_code
     return 0
+
+
+@contextmanager
+def _place(folder: Path) -> Iterator[Path]:
+    """Give a folder of one's own, with the lock by which `store gc` knows that it is in use."""
+    from filelock import FileLock
+
+    name = f"base-{os.getpid()}-{os.urandom(4).hex()}"
+    lock = folder / f"{name}.lock"
+    with FileLock(lock):
+        (folder / name).mkdir()
+        try:
+            yield folder / name
+        finally:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
 def _evaluate(request: Mapping[str, Any], work: Path) -> dict[str, object]:

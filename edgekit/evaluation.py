@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from edgekit import child, paths
 from edgekit.errors import EdgekitError, EngineFailedError, from_os
 from edgekit.material import Trial
 from edgekit.quality import Quality, from_json, to_json
-from edgekit.units import GIB, format_bytes
 
 BASE_MAGIC: Final = b"edgekit.base/1"
 Progress = Callable[[int, int], None]
@@ -23,26 +21,26 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the engine runs here: what the canary survived, and layers on an accelerator."""
+    """How the engine runs here: what the canary survived, layers on an accelerator, threads.
+
+    No threads given: as many as serving would take. The figures do not depend on it.
+    """
 
     use_extra_bufts: bool = True
     n_gpu_layers: int = 0
     threads: int | None = None
 
     def as_request(self) -> dict[str, object]:
-        threads = self.threads or usable_cpus()
+        threads = self.threads
+        if threads is None:
+            from edgekit_server.engine.threads import default_threads
+
+            threads, _ = default_threads()
         return {
             "use_extra_bufts": self.use_extra_bufts,
             "n_gpu_layers": self.n_gpu_layers,
             "threads": threads,
         }
-
-
-def usable_cpus() -> int:
-    """Return the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def evaluate(
@@ -169,24 +167,6 @@ def stored_base(model: str, source: str, trial: Trial) -> Path:
         if old != wanted:
             old.unlink(missing_ok=True)
     return wanted
-
-
-def too_large(folder: Path, available_bytes: int | None, room_bytes: int | None) -> str | None:
-    """Say why a checkpoint's unquantized model cannot be run here; None if it can."""
-    needed = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    size = format_bytes(needed)
-    if available_bytes is not None and needed + GIB // 2 > available_bytes:
-        free = format_bytes(available_bytes)
-        return (
-            f"predictions not compared: the unquantized model ({size}) does not fit in the "
-            f"{free} of memory that are free"
-        )
-    if room_bytes is not None and needed > room_bytes:
-        return (
-            f"predictions not compared: the unquantized model ({size}) does not fit on the disk, "
-            f"{format_bytes(room_bytes)} are free"
-        )
-    return None
 
 
 def _record(root: Path, digest: str) -> Path:

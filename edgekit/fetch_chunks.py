@@ -69,6 +69,7 @@ class FileWork:
         self._lock = threading.Lock()
         self._generation = 0
         self._folding = False
+        self.chunks: list[Chunk] = []
         self._lay_out(chunk_bytes)
 
     @property

@@ -49,6 +49,7 @@ def row(c: Candidate) -> dict[str, object]:
         "binding": c.binding,
         "reason": c.reason,
         "file_bytes": c.file_bytes,
+        "header_basis": "estimated" if c.card.header_bytes is None else "known",
         "bytes": {
             "weights": plan.weights,
             "kv": plan.kv,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from edgekit import evaluation, material
 from edgekit.catalogue import load_filetypes
@@ -13,6 +14,11 @@ from edgekit.evaluation import Progress, Setting
 from edgekit.plan import Plan
 from edgekit.quality import Limit, Quality, Verdict, judge, limit_for, to_json
 from edgekit.surroundings import free_bytes, nearest_existing
+from edgekit.units import MIB, format_bytes
+from edgekit.weights import weights
+
+SPARE_BYTES: Final = 512 * MIB
+"""Context, logits and the process itself, beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,20 @@ class Proven:
     def summary(self) -> str:
         return self.verdict.summary + (" (kept)" if self.cached else "")
 
+    @property
+    def method(self) -> tuple[tuple[str, str], ...]:
+        """Return what a report says of the quantization, and what the figures mean."""
+        from edgekit_quantize.answers import ANSWER_TOKENS
+
+        found, said = self.quality.divergence, self.verdict.summary
+        if found is not None:
+            said += (
+                f". KL divergence in nats from the unquantized model over {found.positions:,} "
+                f"positions of edgekit's evaluation text, accepted up to {self.limit.reason}; "
+                f"a canary is a prompt whose likeliest {ANSWER_TOKENS} tokens are compared"
+            )
+        return (("Quantization", said),)
+
     def as_dict(self) -> dict[str, object]:
         """Return the record for receipts and --json."""
         return {
@@ -64,10 +84,12 @@ def prove(
     """
     filetype = load_filetypes()[plan.choice.filetype]
     limit = limit_for(filetype.id, filetype.loss, plan.card.params)
-    trial = material.gate()
+    obstacle = _obstacle(plan, gate, filetype.loss)
     # A file of the store is named by its content.
-    known = evaluation.kept(gate.root, file.stem, trial)
-    quality = known or _evaluate(plan, file, gate, setting, filetype.loss, progress)
+    known = evaluation.kept(gate.root, file.stem, material.gate())
+    if known is not None and known.divergence is None and obstacle is None:
+        known = None  # it could not be run then; now it can
+    quality = known or _evaluate(plan, file, gate, setting, obstacle, progress)
     if known is None and quality.tensors:
         evaluation.keep(gate.root, quality)
     proven = Proven(quality, limit, judge(quality, limit), cached=known is not None)
@@ -76,34 +98,49 @@ def prove(
     return proven
 
 
+def _obstacle(plan: Plan, gate: Gate, loss: float) -> str | None:
+    """Say why the unquantized model cannot be run beside the file here; None if it can."""
+    if plan.weights is None:
+        return "not compared: the weights that this file was made from are not here"
+    if loss == 0:
+        return "predictions not compared: nothing was quantized"
+    stored = sum(f.stat().st_size for f in plan.weights.glob("*.safetensors"))
+    # FP8 takes twice its bytes once it is BF16.
+    needed = max(stored, weights(plan.card, "BF16").total)
+    room = free_bytes(nearest_existing(gate.root / "partial"))
+    return too_large(needed, gate.available_bytes, room)
+
+
+def too_large(needed: int, available_bytes: int | None, room_bytes: int | None) -> str | None:
+    """Say why an unquantized model of so many bytes cannot be run; None if it can. Pure."""
+    what = f"predictions not compared: the unquantized model ({format_bytes(needed)}) does not fit"
+    if available_bytes is not None and needed + SPARE_BYTES > available_bytes:
+        return f"{what} in the {format_bytes(available_bytes)} of memory that are free"
+    if room_bytes is not None and needed > room_bytes:
+        return f"{what} on the disk, {format_bytes(room_bytes)} are free"
+    return None
+
+
 def _evaluate(
     plan: Plan,
     file: Path,
     gate: Gate,
     setting: Setting,
-    loss: float,
+    obstacle: str | None,
     progress: Progress | None,
 ) -> Quality:
     trial = material.gate()
     if plan.weights is None or plan.source is None:
-        why = "not compared: the weights that this file was made from are not here"
-        return Quality(file.stem, trial.digest, None, 0, (), 0, (), "", why)
-    work = gate.root / "partial"
-    room = free_bytes(nearest_existing(work))
-    note = (
-        "predictions not compared: nothing was quantized"
-        if loss == 0
-        else evaluation.too_large(plan.weights, gate.available_bytes, room)
-    )
+        return Quality(file.stem, trial.digest, None, 0, (), 0, (), "", obstacle)
     return evaluation.evaluate(
         file,
         plan.weights,
         trial,
         setting,
-        work=work,
+        work=gate.root / "partial",
         file_sha256=file.stem,
-        run=note is None,
-        note=note,
+        run=obstacle is None,
+        note=obstacle,
         stored=evaluation.stored_base(plan.card.id, plan.source, trial),
         progress=progress,
     )

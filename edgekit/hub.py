@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from edgekit import __version__
-from edgekit.errors import BadDataError, ConfigError, EngineFailedError, MissingInputError
+from edgekit.errors import (
+    BadDataError,
+    ConfigError,
+    EngineFailedError,
+    IoFailedError,
+    MissingInputError,
+)
 from edgekit.fetch_retry import STATUSES, Patience, TryAgainError, parse_retry_after
 from edgekit.hub_errors import map_status, redirect_loop
 from edgekit.hub_names import MAX_TEXT_BYTES, WEIGHTS, LeftOut, check_names, select
@@ -29,6 +35,9 @@ MAX_LISTING_BYTES: Final = 64 << 20
 """The longest listing known has 2 MB; a hostile one could fill the memory."""
 
 LISTING_DEADLINE_S: Final = 300.0
+CONNECT_RETRIES: Final = 2
+"""Of the first question; a machine without a network should say so within seconds."""
+
 _TIMEOUTS: Final = {"connect": 15.0, "read": 30.0, "write": 30.0, "pool": 30.0}
 _T = TypeVar("_T")
 
@@ -190,7 +199,7 @@ def _patiently(
     import httpx2
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-    patience = Patience()
+    patience, unreachable = Patience(), 0
     while True:
         try:
             return ask()
@@ -217,6 +226,14 @@ def _patiently(
             again = TryAgainError(f"{endpoint} answers: {what}", status=status, wait_s=asked)
         except httpx2.TransportError as error:
             again = TryAgainError(f"cannot reach {endpoint}: {error or type(error).__name__}")
+            unreachable += isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            if unreachable > CONNECT_RETRIES:
+                raise IoFailedError(
+                    again.why,
+                    code="network_failed",
+                    hint="check the network and the address of the mirror; without a network, "
+                    "copy the checkpoint here and pass --source DIR",
+                ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadDataError(
                 f"{endpoint} answers about {repository} with something that is no listing: "

@@ -163,9 +163,10 @@ def select(names: Sequence[str], allow: Sequence[str], where: str) -> Selection:
             code="pickle_refused",
             hint="use a repository or revision with safetensors weights",
         )
-    if not weights and any(p.lower().endswith(WEIGHTS) for p in allow):
+    patterns = [p for p in allow if p.lower().endswith(WEIGHTS)]
+    if not weights and patterns:
         raise MissingInputError(
-            f"{where} holds no weights called {' or '.join(p for p in allow if p.endswith(WEIGHTS))}",
+            f"{where} holds no weights called {' or '.join(patterns)}",
             code="nothing_to_fetch",
             hint="edgekit pull ORG/NAME --dry-run lists what there is",
         )

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from edgekit_quantize.gguf_header import GgufHeader
+    from edgekit_server.chat.template import ChatTemplate
 
 CALIBRATION_NAME: Final = "code-v1"
+SYSTEM: Final = "You are a helpful assistant."
+"""Said to models whose template takes it: some write pages of their own where nothing is said."""
+
+MAX_PROMPT_BYTES: Final = 2000
+"""A prompt that a template makes longer is asked as bare text, or the canaries take all day."""
+
 CONTROL, USER_DEFINED = 3, 4
 """Token types of GGUF."""
 
@@ -84,12 +93,30 @@ def rendered(prompts: Sequence[str], header: GgufHeader) -> tuple[tuple[Pieces, 
             control_tokens=control,
             limited=True,
         )
-        made = [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
+        made = _by(template, prompts)
     except ServerError as error:
         return bare, f"canary prompts as bare text: {error}"
-    return tuple(tuple((t, s) for t, s in m.pieces) for m in made), (
-        "canary prompts by the file's own chat template"
-    )
+    longest = max((sum(len(t.encode()) for t, _ in pieces) for pieces in made), default=0)
+    if longest > MAX_PROMPT_BYTES:
+        return (
+            bare,
+            f"canary prompts as bare text: the chat template makes {longest:,} bytes of one",
+        )
+    return made, "canary prompts by the file's own chat template"
+
+
+def _by(template: ChatTemplate, prompts: Sequence[str]) -> tuple[Pieces, ...]:
+    """Render prompts, with SYSTEM where the template takes it. Raises ServerError."""
+    from edgekit_server.errors import ServerError
+
+    def render(system: list[dict[str, JsonValue]]) -> tuple[Pieces, ...]:
+        made = [template.render([*system, {"role": "user", "content": p}]) for p in prompts]
+        return tuple(tuple((text, real) for text, real in m.pieces) for m in made)
+
+    try:
+        return render([{"role": "system", "content": SYSTEM}])
+    except ServerError:
+        return render([])
 
 
 def _tokens(header: GgufHeader) -> tuple[list[str], list[int]]:

@@ -1,9 +1,9 @@
 """Bytes that a model takes, per device, before any of it is downloaded.
 
-Weights are exact: the recipe's own rules on the shapes of the config. The KV cache is exact: see
-`kv`. The compute buffer is llama.cpp's graph allocation as a formula that fits 17 measured runs of
-two shapes within 3 %; `dryload` replaces it by a measurement once the file is there. The overhead
-is what the process and the backend take for themselves, with its basis in `budget`.
+Weights and the KV cache are exact: see `weights` and `kv`. The compute buffer is llama.cpp's graph
+allocation as a formula that fits 17 measured runs of two shapes within 3 %; `dryload` replaces it
+by a measurement once the file is there. The overhead is what the process and the backend take for
+themselves, with its basis in `budget`.
 
 Placement follows llama.cpp: the last `n_gpu_layers` of `n_layer + 1` layers go to the
 accelerator, where the output counts as the last layer; token embeddings stay on the host; tied
@@ -12,22 +12,17 @@ embeddings are there a second time as the output.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from edgekit import kv
 from edgekit.budget import Budget, device_budget, device_overhead, host_budget, host_overhead
-from edgekit.errors import UsageError, from_foreign
+from edgekit.errors import UsageError
 from edgekit.facts import Device, ModelCard
 from edgekit.kv import CELLS_STEP, KV_TYPES
 from edgekit.shape import Shape, shape
-
-if TYPE_CHECKING:
-    from edgekit_quantize.architectures import RecipeParams, TensorSpec
+from edgekit.weights import HEADER_BYTES_PER_TOKEN, Weights, file_bytes, tensor_specs, weights
 
 __all__ = [
     "CELLS_STEP",
@@ -50,47 +45,6 @@ __all__ = [
 ]
 
 N_UBATCH: Final = 512
-
-HEADER_BYTES_PER_TOKEN: Final = 40
-"""Texts, types and merges of a vocabulary in a GGUF header; 31 for pocket, 36 for tekken's."""
-
-_TABLES: Final = ("token_embd", "per_layer_token_embd")
-"""Tensors of which a token reads one row; they stay on the host."""
-
-_AMX_BYTES_PER_BLOCK: Final = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}
-"""What llama.cpp's AMX layout adds to each block of a matrix; dry loads of all file types agree
-to the byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Tensor bytes by place: embeddings, each layer, output. Each tensor is padded to 32."""
-
-    filetype: str
-    embedding: int
-    layers: tuple[int, ...]
-    output: int
-    tied: bool
-    packing: int
-    """Bytes more when a CPU with AMX repacks the matrices."""
-    shape: Shape
-    experts: int
-    """The part of `layers` that is routed experts, of which a token reads only those used."""
-
-    @property
-    def total(self) -> int:
-        """The data section of the GGUF."""
-        return self.embedding + sum(self.layers) + self.output
-
-    @property
-    def read_per_token(self) -> int:
-        """Bytes read for one decoded token: all but the embedding table, of which one row, and
-        the experts that are not used."""
-        read = sum(self.layers) + (self.embedding if self.tied else self.output)
-        mixture = self.shape.experts
-        if mixture is None:
-            return read
-        return read - self.experts + self.experts * mixture.used // mixture.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,88 +127,6 @@ class MemoryPlan:
         """Bytes over the budget of the device's part; negative is spare, None is unknown."""
         main = self.parts[0]
         return None if main.budget is None else main.total - main.budget
-
-
-def weights(card: ModelCard, filetype: str) -> Weights:
-    """Tensor bytes of a model in a file type: exact, for a model that edgekit converts.
-
-    For one that only llama.cpp runs (`gguf_arch` in the catalogue), its tensors are listed from
-    the shape, see `tensor_list`.
-
-    Raises:
-        BadDataError: a config or an architecture that cannot be planned.
-        UsageError: no such file type.
-    """
-    return _weights(json.dumps(card.config, sort_keys=True), card.gguf_arch, filetype)
-
-
-@lru_cache(maxsize=8192)
-def _weights(config_json: str, gguf_arch: str | None, filetype: str) -> Weights:
-    from edgekit_quantize import recipe, tensor_types
-    from edgekit_quantize.errors import QuantizeError
-
-    try:
-        tensors, params, s = _tensors(config_json, gguf_arch)
-        kinds = recipe.assign(tensors, filetype, params)
-    except QuantizeError as error:
-        raise from_foreign(error) from error
-    layers = [0] * s.n_layer
-    embedding = output = packing = experts = 0
-    names = set()
-    for tensor, kind in zip(tensors, kinds, strict=True):
-        size = tensor_types.align(tensor_types.tensor_bytes(kind, tensor.shape))
-        names.add(tensor.name)
-        if not tensor.name.startswith(_TABLES):
-            extra = _AMX_BYTES_PER_BLOCK.get(kind.name, 0)
-            packing += math.prod(tensor.shape) // kind.block * extra
-        if tensor.name.startswith("blk."):
-            layers[int(tensor.name.split(".", 2)[1])] += size
-            experts += size if "_exps." in tensor.name else 0
-        elif tensor.name.startswith(_TABLES):
-            embedding += size
-        else:
-            output += size
-    tied = "output.weight" not in names
-    return Weights(filetype, embedding, tuple(layers), output, tied, packing, s, experts)
-
-
-@lru_cache(maxsize=512)
-def _tensors(
-    config_json: str, gguf_arch: str | None
-) -> tuple[list[TensorSpec], RecipeParams, Shape]:
-    """The tensors of a config, the recipe's parameters, and the shape."""
-    from edgekit_quantize import architectures
-    from edgekit_quantize.errors import QuantizeError
-
-    config = json.loads(config_json)
-    try:
-        architecture = architectures.for_config(config)
-        found = architecture.tensors(config), architecture.recipe_params(config)
-    except QuantizeError:
-        if gguf_arch is None:
-            raise
-        from edgekit.tensor_list import listed_tensors
-
-        found = listed_tensors(config, gguf_arch)
-    return *found, shape(config)
-
-
-def tensor_specs(config_json: str, gguf_arch: str | None) -> list[TensorSpec]:
-    """The tensors of a config, given as JSON with sorted keys. Raises as `weights`."""
-    from edgekit_quantize.errors import QuantizeError
-
-    try:
-        return _tensors(config_json, gguf_arch)[0]
-    except QuantizeError as error:
-        raise from_foreign(error) from error
-
-
-def file_bytes(card: ModelCard, table: Weights) -> int:
-    """The GGUF with its header; a header that is not known is estimated from the vocabulary."""
-    header = card.header_bytes
-    if header is None:
-        header = HEADER_BYTES_PER_TOKEN * table.shape.n_vocab
-    return table.total + header
 
 
 def kv_bytes_per_token(config: Mapping[str, object], kv_type: str = "f16") -> int:

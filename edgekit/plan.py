@@ -19,6 +19,7 @@ from edgekit.located import Located, locate
 from edgekit.store import Entry, Store
 
 if TYPE_CHECKING:
+    from edgekit.gate import Proven
     from edgekit.report.record import Ceiling
     from edgekit.tuned import Tuned
 
@@ -52,7 +53,8 @@ class Plan:
     """Everything `deploy` will do. `weights` is the checkpoint folder, None if not here yet;
     `ready` is a finished GGUF that is used instead.
 
-    `tuned` is what the trials of engine settings found, None before them and without them.
+    `tuned` is what the trials of engine settings found, `proven` what came of comparing the file
+    with the unquantized model; None before and without it.
     """
 
     card: ModelCard
@@ -65,6 +67,7 @@ class Plan:
     entry: Entry | None
     steps: tuple[Step, ...] = field(default=())
     tuned: Tuned | None = None
+    proven: Proven | None = None
     ready: Path | None = None
 
     @property

@@ -83,7 +83,7 @@ def peak_flops(device: Device) -> float | None:
     if device.peak_tflops is not None:
         return device.peak_tflops * 1e12 * float(clock_share(device) ** 0.5)
     if per_core is not None and device.cores:
-        return per_core * 1e9 * device.cores / device.sockets
+        return per_core * 1e9 * device.cores
     return None
 
 
@@ -147,7 +147,7 @@ def prefill(
     if w.n_experts:
         terms["experts"] = 2.0 * w.expert_params * tokens / peak
     if device.cores and not device.fp32_tflops:
-        terms["barrier"] = w.layers * batches * device.cores / device.sockets * _MICRO
+        terms["barrier"] = w.layers * batches * device.cores * _MICRO
         if device.sockets > 1:
             terms["numa"] = terms[f"multiply_{w.unpack}"]
     if devices > 1 and batches > 1:

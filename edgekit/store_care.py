@@ -158,6 +158,11 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
         for blob in sorted((store.root / "blobs").glob("*")):
             if blob.stem not in named and not is_used(blob):
                 found.append(_remove(store, blob, "no entry names it", dry_run))
+        for record in sorted((store.root / "evaluations").glob("*.json")):
+            if record.stem not in named and not is_used(
+                store.root / "blobs" / f"{record.stem}.gguf"
+            ):
+                found.append(_remove(store, record, "its model file is gone", dry_run))
         for partial in sorted((store.root / "partial").glob("*")):
             if partial.suffix in (".gguf", ".partial") and not _locked(_work_of(partial)):
                 found.append(_remove(store, partial, "its converter is gone", dry_run))

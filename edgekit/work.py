@@ -19,11 +19,13 @@ from edgekit.shape import Shape
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """Values in matrices: outside the experts, in all experts, in the output."""
+    """Values in matrices: outside the experts, in all experts, in the output, in all tables
+    that are looked up row by row (a tied output is one of them)."""
 
     dense: int
     experts: int
     head: int
+    tables: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def work(card: ModelCard, table: Weights, unpack: str, kv_type: str = "f16") -> 
         BadDataError, UsageError: see `memory.weights` and `kv.table`.
     """
     found = params(card)
-    dense = table.embedding if table.tied else table.output
+    # Of tied tables only the one that is the output too is read whole.
+    dense = table.embedding * found.head // found.tables if table.tied else table.output
     dense += sum(table.layers) - table.experts
     return from_sizes(table.shape, found, float(dense), float(table.experts), unpack, kv_type)
 
@@ -127,7 +130,7 @@ def params(card: ModelCard) -> Params:
 
 @lru_cache(maxsize=512)
 def _params(config_json: str, gguf_arch: str | None) -> Params:
-    dense = experts = head = embedding = 0
+    dense = experts = head = embedding = tables = 0
     for tensor in tensor_specs(config_json, gguf_arch):
         if len(tensor.shape) < 2:
             continue
@@ -138,6 +141,9 @@ def _params(config_json: str, gguf_arch: str | None) -> Params:
             dense += size
         elif tensor.name.startswith("token_embd"):
             embedding = size
+            tables += size
         elif tensor.name.startswith("output"):
             head = size
-    return Params(dense, experts, head or embedding)
+        else:
+            tables += size
+    return Params(dense, experts, head or embedding, tables)

@@ -226,6 +226,7 @@ def run(
             file = deploy.obtain(plan, store, watch)
             held.enter_context(in_use(file))
             proof = deploy.verify(plan, file, watch, gate)
+            plan = replace(plan, proven=proof.proven)
             if proof.proven is not None and not json:
                 show_proof(proof.proven)
             plan = deploy.informed(plan, machine, proof)
@@ -281,7 +282,8 @@ def report(plan: Plan, record: LatencyRecord, kept: Kept, *, quiet: bool) -> dic
         print("\n" + render_text(record, output.WIDTH))
         output.say("Report", str(kept.html))
         output.say("Receipt", str(kept.receipt))
-    return {**to_json(record), "tuning": deploy.tuning_record(plan)}
+    quality = plan.proven and plan.proven.as_dict()
+    return {**to_json(record), "tuning": deploy.tuning_record(plan), "quality": quality}
 
 
 def show_proof(proven: Proven) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,7 @@ def register(app: typer.Typer) -> None:
 
         from edgekit.preflight import check_endpoint, check_installed
         from edgekit.several import named, roles_of
+        from edgekit.store_use import in_use
 
         keys = tuple(api_key or ())
         names = names_of(file, model_id or (), one_only=bool(draft_model or adapter))
@@ -135,7 +137,10 @@ def register(app: typer.Typer) -> None:
             else:
                 sys.stderr.write(f"ready on {url}/v1 · Ctrl-C stops\n")
 
-        run(config, on_ready=ready)
+        with contextlib.ExitStack() as held:
+            for path in file:
+                held.enter_context(in_use(path))
+            run(config, on_ready=ready)
 
 
 def names_of(files: Sequence[Path], given: Sequence[str], *, one_only: bool) -> list[str]:

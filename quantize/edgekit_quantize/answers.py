@@ -34,9 +34,26 @@ def digest(prompts: Sequence[Sequence[Piece]]) -> str:
     return hashlib.sha256(json.dumps([list(p) for p in prompts]).encode()).hexdigest()
 
 
-def cells(prompts: Sequence[Sequence[int]]) -> int:
-    """Return how many cells of context all prompts and answers take together."""
-    return sum(len(p) + ANSWER_TOKENS for p in prompts)
+def grouped(lengths: Sequence[int], n_ctx: int, n_seq: int) -> list[range]:
+    """Return runs of prompts that are answered at once: those that share a context.
+
+    A prompt takes its length and ANSWER_TOKENS cells. Raises BadCheckpointError for one that is
+    too long by itself.
+    """
+    groups: list[range] = []
+    start = used = 0
+    for i, length in enumerate(lengths):
+        need = length + ANSWER_TOKENS
+        if need > n_ctx:
+            raise BadCheckpointError(
+                f"a canary prompt has {length} tokens, {n_ctx - ANSWER_TOKENS} have room",
+                code="prompt_too_long",
+            )
+        if used + need > n_ctx or i - start == n_seq:
+            groups.append(range(start, i))
+            start, used = i, 0
+        used += need
+    return [*groups, range(start, len(lengths))] if lengths else []
 
 
 def tokenize(runner: Runner, prompts: Sequence[Sequence[Piece]]) -> list[list[int]]:
@@ -59,8 +76,16 @@ def tokenize(runner: Runner, prompts: Sequence[Sequence[Piece]]) -> list[list[in
 def answer(runner: Runner, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return the likeliest ANSWER_TOKENS after each prompt, fewer where the model ends.
 
-    All prompts run at once, as sequences of one context; the runner needs that many.
+    As many prompts run at once as the runner's context and sequences take.
     """
+    settings = runner.settings
+    answers: list[list[int]] = []
+    for group in grouped([len(p) for p in prompts], settings.n_ctx, settings.n_seq):
+        answers += _answer_together(runner, [prompts[i] for i in group])
+    return answers
+
+
+def _answer_together(runner: Runner, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     from edgekit_quantize.llama import Row
 
     runner.clear()

@@ -25,7 +25,7 @@ from edgekit_quantize.errors import IoFailedError
 from edgekit_quantize.general import general_metadata
 from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.gguf_write import encode_header
-from edgekit_quantize.imatrix_file import Importance, read_imatrix
+from edgekit_quantize.imatrix_file import ImatrixFile, Importance, read_imatrix
 from edgekit_quantize.metadata import KeyValue, u32
 from edgekit_quantize.mmproj import plan_vision
 from edgekit_quantize.output import PartialFile
@@ -150,6 +150,16 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def header_bytes(
+    checkpoint: Checkpoint, plan: Plan, file_type: FileType, imatrix: ImatrixFile | None
+) -> int:
+    """Return the bytes before the data section of the file that `plan` makes."""
+    digest = listing_digest({})
+    keys = _metadata(checkpoint, plan, file_type, digest, None)
+    keys += imatrix.keys() if imatrix is not None else []
+    return len(encode_header(keys, plan.tensors))
 
 
 def _metadata(

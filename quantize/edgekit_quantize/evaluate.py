@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from edgekit_quantize.divergence import Divergence, Rows
     from edgekit_quantize.llama import Runner
 
-MAX_PROMPT_TOKENS = 512
-"""A longer canary prompt is refused: all of them share one context."""
+CANARY_CELLS = 4096
+"""Context for the canary prompts; those that do not fit together take turns."""
 
 Progress = Callable[[int, int], None]
 
@@ -179,7 +179,7 @@ def _runner(
     n_prompts = len(material.prompts)
     together = max(1, WINDOW // material.window)
     settings = RunSettings(
-        n_ctx=max(together * material.window, n_prompts * _prompt_cells(material)),
+        n_ctx=max(together * material.window, CANARY_CELLS if n_prompts else 0),
         n_seq=max(1, together, n_prompts),
         n_batch=together * material.window,
         threads=engine.threads,
@@ -189,18 +189,7 @@ def _runner(
     with Runner(model, settings) as runner:
         windows = cut(runner.tokenize(material.text), runner.first, material.window, material.limit)
         prompts = canary.tokenize(runner, material.prompts)
-        if prompts and canary.cells(prompts) > settings.n_ctx:
-            raise BadCheckpointError(
-                "the canary prompts are too long for the context made for them",
-                code="prompts_too_long",
-            )
         yield runner, windows, prompts
-
-
-def _prompt_cells(material: Material) -> int:
-    """Return cells for each prompt: a token has at least a byte, so this is always enough."""
-    longest = max((sum(len(text.encode()) for text, _ in p) for p in material.prompts), default=0)
-    return min(longest, MAX_PROMPT_TOKENS) + canary.ANSWER_TOKENS + 1
 
 
 def _check_material(header: BaseHeader, material: Material) -> None:

@@ -141,7 +141,7 @@ def _pairs(
             plan = plan_conversion(checkpoint, FILE_TYPES["F32"])
             _check_same(model, mine, plan.tensors)
             for made_of, tensor in zip(plan.sources, plan.tensors, strict=True):
-                yield mine[tensor.name], _job_reader(make_job(checkpoint, made_of, tensor), ggml)
+                yield mine[tensor.name], job_reader(make_job(checkpoint, made_of, tensor), ggml)
         return
     base = read_header(source)
     _check_same(model, mine, base.tensors)
@@ -178,7 +178,8 @@ def _gguf_reader(file: BinaryIO, header: GgufHeader, tensor: GgufTensor, ggml: G
     return read
 
 
-def _job_reader(job: Job, ggml: Ggml) -> Reader:
+def job_reader(job: Job, ggml: Ggml) -> Reader:
+    """Return a function that gives rows [first, last) of what a job would write, as float32."""
     import numpy as np
 
     from edgekit_quantize.rows import Chunk, Encoder

@@ -62,7 +62,8 @@ def importance_reasons(
     pairs = [(t, e) for t, e in zip(tensors, found, strict=True) if t.type.quantized]
     with_it = [tensor for tensor, entry in pairs if entry is not None]
     yield f"{imatrix.name} weighs {len(with_it)} of {len(pairs)} quantized tensors"
-    without = [t.name for t, e in pairs if e is None and t.name not in (*EMBEDDINGS, OUTPUT)]
+    ends = (*EMBEDDINGS, "output.weight")
+    without = [t.name for t, entry in pairs if entry is None and t.name not in ends]
     if without:
         yield f"no importance for {listed(without)}: quantized without"
     unreached = {
@@ -73,7 +74,6 @@ def importance_reasons(
     names = [name for name, count in unreached.items() if count]
     if names:
         total = sum(unreached.values())
-        yield f"{total} experts of {listed(names)} were never reached by the calibration text"
-
-
-OUTPUT = "output.weight"
+        experts = "1 expert" if total == 1 else f"{total} experts"
+        were = "was" if total == 1 else "were"
+        yield f"{experts} of {listed(names)} {were} never reached by the calibration text"

@@ -143,10 +143,10 @@ def apply(array: Array, view: View) -> Array:
 def _rows(array: Array, first: int, last: int) -> Array:
     """Return rows [first, last) of an array whose last axis is a row, contiguous and aligned."""
     if array.ndim < 2:
-        return np.require(array, requirements="CA").reshape(1, -1)
+        return np.require(array, requirements=["C", "A"]).reshape(1, -1)
     if array.flags.c_contiguous:
         rows = array.reshape(-1, array.shape[-1])[first:last]
-        return np.require(rows, requirements="CA")
+        return np.require(rows, requirements=["C", "A"])
     index = np.unravel_index(np.arange(first, last), array.shape[:-1])
     return np.ascontiguousarray(array[index])
 

@@ -26,7 +26,7 @@ DECODE = {
     "sparse_layer": (25, 0.5, 0.3),
     "step": (100, 0.3, 0.3),
     "split": (10, 0.7, 0.3),
-    "barrier": (1.5, 0.7, 0.4),
+    "barrier": (1.5, 0.7, 0.15),
     "read_k": (0.1, 0.7, 0.5),
     "read_q4": (0.1, 0.7, 0.5),
     "read_q8": (0.1, 0.7, 0.5),
@@ -37,7 +37,7 @@ DECODE = {
     "unpack_float": (1.0, 0.7, 0.3),
     "cache": (0.4, 0.7, 0.4),
     "cache_plain": (1.5, 0.5, 0.3),
-    "numa": (1.0, 0.7, 0.4),
+    "numa": (1.0, 0.7, 0.1),
 }
 PREFILL = {
     "layer": (100, 0.6, 0.4),
@@ -51,7 +51,7 @@ PREFILL = {
     "experts": (5, 0.7, 0.3),
     "attention": (5, 0.7, 0.4),
     "attention_plain": (8, 0.7, 0.4),
-    "numa": (1.0, 0.7, 0.4),
+    "numa": (1.0, 0.7, 0.1),
 }
 # Measured on one core of a Sapphire Rapids guest with llama-cpp-python 0.3.36 (24 GB/s of
 # K-quants a core with AMX, 15 without, ...); AVX2 and Neon scaled from it. Not fitted.
@@ -90,7 +90,7 @@ class Fit:
             if node in self.nodes:
                 log = log + self.delta[self.nodes.index(node)]
         found = {n: float(v) for n, v in zip(self.names, np.exp(log), strict=True)}
-        return {**found, **fixed(family)}
+        return {**found, **(fixed(family) if self.names == tuple(DECODE) else {})}
 
 
 def chain(family: str, parents: Mapping[str, str | None]) -> list[str]:
@@ -201,7 +201,7 @@ def predicted(table: Table, found: Fit, index: Sequence[int]) -> Array:
 
 
 def _without_fixed(values: Array, table: Table, family: str) -> Array:
-    held = fixed(family)
+    held = fixed(family) if table.names == tuple(DECODE) else {}
     return np.array([0.0 if n in held else v for n, v in zip(table.names, values, strict=True)])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgekit import memory, speed_terms
 from edgekit.catalogue import find_benchmark_shape, find_device, find_filetype, load_families
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, MissingInputError
 from edgekit.facts import Device, ModelCard
 from edgekit.work import Work, from_sizes, params, work
 
@@ -131,7 +131,7 @@ def _row(r: dict[str, str]) -> Row:
 def _device(name: str, backend: str) -> Device:
     try:
         device = find_device(name)
-    except EdgekitError as error:
+    except MissingInputError as error:
         raise Unresolved(f"device {name}: {error.message}") from error
     family = speed_terms.family_for(device.family, backend, load_families())
     return replace(device, family=family)

@@ -173,6 +173,11 @@ def test_the_report_of_a_measured_deployment(cli: Cli) -> None:
     assert all(row["errors"] == 0 for row in bench["rows"])
     assert bench["predicted"]["rows"][0]["decode_tok_s"]["value"] > 0
     assert bench["plan_digest"] == record["digest"]
+    quality = record["quality"]
+    assert quality["good"] is True
+    assert 0 < quality["divergence"]["kl"] < quality["limit_kl"]
+    assert len(quality["drifts"]) == 24 - quality["unchanged"]
+    assert "canaries unchanged" in bench["method"]["Quantization"]
     used, planned = bench["peak_memory_bytes"], bench["predicted"]["peak_memory_bytes"]
     assert 0.5 < used / planned < 2
     (page,) = (cli.data / "reports").glob("*.html")

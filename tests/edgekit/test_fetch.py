@@ -22,7 +22,7 @@ from edgekit.errors import (
 )
 from edgekit.fetch import Result, fetch, works_for
 from edgekit.fetch_http import Home
-from edgekit.hub import Listing, endpoint_of, list_files
+from edgekit.hub import CONNECT_RETRIES, Listing, endpoint_of, list_files
 from edgekit.hub_errors import map_status
 from tests.support.cli import free_port
 from tests.support.hub_server import COMMIT, OTHER_COMMIT, Hub, git_oid, running
@@ -147,7 +147,8 @@ def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(IoFailedError) as caught:
         list_files("org/model", None, mirror=f"http://127.0.0.1:{free_port()}", sleep=slept.append)
     assert caught.value.exit_code == 74
-    assert len(slept) == fetch_retry.ATTEMPTS
+    assert "--source DIR" in (caught.value.hint or "")
+    assert len(slept) == CONNECT_RETRIES
 
 
 def test_a_changed_etag_begins_that_file_again_and_says_so(hub: Hub, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from edgekit.gate import Gate
 from edgekit.plan import Plan, make_plan
 from edgekit.quality import Divergence, Drift, Quality, WrongTensor
 from edgekit.store import Store
+from edgekit.store_care import Removal, collect
 from edgekit_quantize.gguf_header import read_header
 from tests.edgekit.test_deploy import XEON
 from tests.support import damage
@@ -148,7 +149,7 @@ def test_a_file_that_the_disk_spoilt_is_told_apart(store: Store) -> None:
     file = store.path(plan.entry)
     damage.empty(file, file, "blk.1.ffn_gate.weight")
     with pytest.raises(BadDataError) as caught:
-        gate.prove(plan, file, Gate(store.root), SETTING)
+        gate.prove(plan, file, Gate(store.root, available_bytes=1), SETTING)
     assert "changed since it was written" in caught.value.message
     assert f"delete {file}" in str(caught.value.hint)
 
@@ -168,6 +169,43 @@ def test_a_model_too_large_to_run_has_its_weights_compared(store: Store) -> None
     assert spoilt.entry is not None
     with pytest.raises(BadDataError, match=r"blk\.0\.attn_q\.weight"):
         gate.prove(spoilt, store.path(spoilt.entry), small, SETTING)
+
+
+@pytest.mark.parametrize(
+    ("available", "room", "words"),
+    [
+        (64 * 10**9, 64 * 10**9, None),
+        (None, None, None),
+        (24 * 10**9, 64 * 10**9, "(47.1 GB) does not fit in the 24.0 GB of memory"),
+        (64 * 10**9, 10**9, "(47.1 GB) does not fit on the disk, 1.0 GB are free"),
+    ],
+)
+def test_what_is_too_large(available: int | None, room: int | None, words: str | None) -> None:
+    why = gate.too_large(47_144_806_400, available, room)
+    assert why is None if words is None else words in str(why)
+
+
+def test_a_machine_with_more_memory_makes_up_for_it(store: Store) -> None:
+    plan = planned(store, "Q4_K_M")
+    assert plan.entry is not None
+    file = store.path(plan.entry)
+    small = gate.prove(plan, file, Gate(store.root, available_bytes=1), SETTING)
+    again = gate.prove(plan, file, Gate(store.root, available_bytes=1), SETTING)
+    assert (small.cached, again.cached) == (False, True)
+    large = gate.prove(plan, file, Gate(store.root), SETTING)
+    assert (large.cached, large.quality.divergence is None) == (False, False)
+    assert (
+        "accepted up to 4 × the 0.0313 published for Q4_K_M" in dict(large.method)["Quantization"]
+    )
+    # The record goes with the file.
+    assert [r for r in gc(store) if r.path.startswith("evaluations")] == []
+    (store.root / "index" / "pocket" / "Q4_K_M.json").unlink()
+    assert len([r for r in gc(store) if r.path.startswith("evaluations")]) == 1
+    assert list((store.root / "evaluations").iterdir()) == []
+
+
+def gc(store: Store) -> list[Removal]:
+    return collect(store, dry_run=False, checkpoints=False, unfinished=True)
 
 
 def test_without_the_original_nothing_is_compared_and_nothing_kept(store: Store) -> None:
@@ -243,12 +281,25 @@ def test_prompts_are_rendered_by_the_files_own_template(tmp_path: Path) -> None:
     header = read_header(convert_pocket(tmp_path, "Q8_0"))
     (pieces,), how = material.rendered(["[INST] hi"], header)
     assert "own chat template" in how
-    assert "".join(text for text, _ in pieces) == "<s>[INST][INST] hi[/INST]"
+    whole = "".join(text for text, _ in pieces)
+    assert whole == f"<s>[SYSTEM_PROMPT]{material.SYSTEM}[/SYSTEM_PROMPT][INST][INST] hi[/INST]"
     # What the prompt writes out is text; only the template's own marks are control tokens.
-    assert [text for text, special in pieces if special] == ["<s>[INST]", "[/INST]"]
+    assert ("[INST] hi", False) in pieces
+    assert ("[/INST]", True) in pieces
     bare, why = material.rendered(["hi"], replace(header, metadata={}))
     assert bare == ((("hi", False),),)
     assert "no chat template" in why
+
+    def by(template: str) -> tuple[object, str]:
+        changed = {**header.metadata, "tokenizer.chat_template": template}
+        return material.rendered(["hi"], replace(header, metadata=changed))
+
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}A"
+    assert by(refuses + "{{ messages[0].content }}")[0] == ((("Ahi", True),),)
+    assert by("{{ 'x' * 3000 }}")[0] == bare
+    assert "3,000 bytes" in by("{{ 'x' * 3000 }}")[1]
+    assert by("{{ raise_exception('never') }}")[0] == bare
+    assert by("{% for %}")[0] == bare
 
 
 def test_a_child_that_dies_or_is_missing_its_input_is_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import catalogue, kv, memory
+from edgekit import catalogue, kv, memory, weights
 from edgekit.shape import shape, text_config
 from edgekit.source import cards_for
 
@@ -74,7 +74,7 @@ def test_an_entry_agrees_with_the_facts(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FACTS))
 def test_the_tensors_hold_the_published_parameters(name: str) -> None:
     card, facts = MODELS[name], FACTS[name]
-    tensors, _, s = memory._tensors(json.dumps(card.config, sort_keys=True), card.gguf_arch)
+    tensors, _, s = weights._tensors(json.dumps(card.config, sort_keys=True), card.gguf_arch)
     count = sum(math.prod(tensor.shape) for tensor in tensors)
     assert count == facts["params_text"] + MADE_UP.get(name, 0)
     table = kv.table(s)

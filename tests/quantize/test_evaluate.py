@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgekit_quantize.answers import grouped
 from edgekit_quantize.base_file import MAGIC, BaseFile
 from edgekit_quantize.errors import BadCheckpointError, MissingFileError
 from edgekit_quantize.evaluate import float_type
@@ -37,7 +38,7 @@ def found(files: dict[str, Path]) -> dict[str, Any]:
         files["Q4_K_M"], files["Q4_K_M"].with_name("spoilt.gguf"), "blk.3.ffn_down.weight"
     )
     tried = {**files, "spoilt": spoilt}
-    return proof.losses(files["BF16"], tried, TEXT, windows=8, prompts=PROMPTS)
+    return proof.losses(files["BF16"], tried, TEXT, windows=4, prompts=PROMPTS)
 
 
 def test_file_types_rank_as_theory_says(found: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ def test_the_base_does_not_differ_from_itself(found: dict[str, Any]) -> None:
     assert own["same_top"] == 1.0
     assert own["ratio"] == pytest.approx(1, abs=1e-4)
     assert own["drifts"] == []
-    assert own["positions"] == 8 * 128
+    assert own["positions"] == 4 * 128
 
 
 def test_damage_stands_out(found: dict[str, Any]) -> None:
@@ -74,8 +75,31 @@ def test_drift_shows_both_answers(found: dict[str, Any]) -> None:
 
 def test_figures_do_not_depend_on_threads(files: dict[str, Path], found: dict[str, Any]) -> None:
     one = {"Q4_K_M": files["Q4_K_M"]}
-    again = proof.losses(files["BF16"], one, TEXT, windows=8, prompts=PROMPTS, threads=3)
+    again = proof.losses(files["BF16"], one, TEXT, windows=4, prompts=PROMPTS, threads=3)
     assert again["Q4_K_M"] == found["Q4_K_M"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([], []),
+        ([84], [[0]]),
+        ([34, 34], [[0, 1]]),
+        ([34, 35], [[0], [1]]),
+        ([1, 1, 1, 1, 1], [[0, 1, 2, 3], [4]]),
+        ([84, 1, 84], [[0], [1], [2]]),
+    ],
+)
+def test_prompts_share_a_context_where_they_fit(
+    lengths: list[int], groups: list[list[int]]
+) -> None:
+    assert [list(g) for g in grouped(lengths, 100, 4)] == groups
+
+
+def test_a_prompt_that_cannot_fit_is_refused() -> None:
+    with pytest.raises(BadCheckpointError) as caught:
+        grouped([3, 85], 100, 4)
+    assert caught.value.code == "prompt_too_long"
 
 
 def test_the_type_that_holds_a_checkpoint() -> None:

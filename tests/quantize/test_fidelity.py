@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgekit_quantize.convert import convert
 from edgekit_quantize.errors import BadGgufError
 from edgekit_quantize.fidelity import Fidelity, allowed, compare_weights
 from edgekit_quantize.gguf_header import read_header
 from edgekit_quantize.llama import Ggml
 from edgekit_quantize.tensor_types import TENSOR_TYPES, row_bytes
-from tests.support import damage
+from tests.support import damage, mixtures
 from tests.support.pocket import SOURCE, convert_pocket
 
 KINDS = ("BF16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
@@ -65,6 +67,18 @@ def test_damage_is_found_and_named(
     for what, spoil in cases.items():
         bad = [f.name for f in compare_weights(spoil(), SOURCE) if not f.good]
         assert set(bad) == {name, other} - {None} if what == "swapped" else bad == [name], what
+
+
+@pytest.mark.parametrize("make", [mixtures.qwen3moe, mixtures.mixtral])
+def test_stacked_experts_are_read_back(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    source, file = make(tmp_path / "moe"), tmp_path / "m.gguf"
+    convert(source, file, "Q8_0", threads=1)
+    found = compare_weights(file, source)
+    assert [f for f in found if not f.good] == []
+    assert any("_exps" in f.name and f.type == "Q8_0" for f in found)
+    stacked = "blk.0.ffn_up_exps.weight", "blk.1.ffn_up_exps.weight"
+    spoilt = damage.swap(file, tmp_path / "s.gguf", *stacked)
+    assert {f.name for f in compare_weights(spoilt, source) if not f.good} == set(stacked)
 
 
 def test_a_file_of_another_model_is_no_comparison(files: dict[str, Path], tmp_path: Path) -> None:

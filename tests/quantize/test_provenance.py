@@ -42,12 +42,9 @@ def test_a_matrix_is_the_same_file_each_time(matrix: Path, tmp_path: Path) -> No
     assert (found.chunks, found.datasets, len(found.tensors)) == (2, ("test",), 42)
 
 
-@pytest.mark.parametrize("filetype", ["Q4_K_M", "Q2_K_S"])
-def test_the_chain_is_on_record_and_gives_the_same_bytes(
-    filetype: str, matrix: Path, tmp_path: Path
-) -> None:
+def test_the_chain_is_on_record_and_gives_the_same_bytes(matrix: Path, tmp_path: Path) -> None:
     one, two = (
-        convert(SOURCE, tmp_path / f"{n}.gguf", filetype, threads=n, imatrix=matrix, name="pocket")
+        convert(SOURCE, tmp_path / f"{n}.gguf", "Q2_K_S", threads=n, imatrix=matrix, name="pocket")
         for n in (1, 2)
     )
     assert one.path.read_bytes() == two.path.read_bytes()
@@ -69,8 +66,8 @@ def test_the_chain_is_on_record_and_gives_the_same_bytes(
 
 
 def test_another_link_gives_another_result(matrix: Path, tmp_path: Path) -> None:
-    plain = convert(SOURCE, tmp_path / "plain.gguf", "Q4_K_M", threads=1)
-    weighed = convert(SOURCE, tmp_path / "weighed.gguf", "Q4_K_M", threads=1, imatrix=matrix)
+    plain = convert(SOURCE, tmp_path / "plain.gguf", "Q4_0", threads=1)
+    weighed = convert(SOURCE, tmp_path / "weighed.gguf", "Q4_0", threads=1, imatrix=matrix)
     assert plain.sha256 != weighed.sha256
     assert plain.source_digest == weighed.source_digest
     assert "edgekit.imatrix.digest" not in read_header(plain.path).metadata

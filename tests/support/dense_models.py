@@ -218,7 +218,7 @@ def _wider(config: Config) -> Config:
         key: _wider(value) if key == "text_config" else value for key, value in config.items()
     }
     if "hidden_size" in changed:
-        changed |= {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 9}
+        changed |= {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 9}
         changed.pop("layer_types", None)
     if "query_pre_attn_scalar" in changed:
         changed |= {"head_dim": 64, "query_pre_attn_scalar": 64}

@@ -29,11 +29,19 @@ def token_ids(n: int, vocab: int, seed: int) -> list[int]:
 
 def llama_logits(gguf: Path, ids: Sequence[int]) -> Logits:
     """Return llama.cpp's logits: one batch, F32 cache, no flash attention, in a child process."""
+    return each_llama_logits([(gguf, ids)])[0]
+
+
+def each_llama_logits(jobs: Sequence[tuple[Path, Sequence[int]]]) -> list[Logits]:
+    """Return `llama_logits` of several files from one child."""
     with tempfile.TemporaryDirectory() as work:
-        out = Path(work) / "logits.npy"
-        job = {"model": str(gguf), "ids": list(ids), "out": str(out)}
+        outs = [Path(work) / f"{i}.npy" for i in range(len(jobs))]
+        request = [
+            {"model": str(gguf), "ids": list(ids), "out": str(out)}
+            for (gguf, ids), out in zip(jobs, outs, strict=True)
+        ]
         child = subprocess.run(
-            [sys.executable, __file__, json.dumps(job)],
+            [sys.executable, __file__, json.dumps(request)],
             capture_output=True,
             text=True,
             timeout=280,
@@ -41,8 +49,7 @@ def llama_logits(gguf: Path, ids: Sequence[int]) -> Logits:
             check=False,
         )
         assert child.returncode == 0, f"llama.cpp: {child.returncode}\n{child.stderr[-3000:]}"
-        found: Logits = np.load(out)
-        return found
+        return [np.load(out) for out in outs]
 
 
 def transformers_logits(folder: Path, ids: Sequence[int]) -> Logits:
@@ -69,19 +76,22 @@ def distance(ours: Logits, theirs: Logits) -> float:
 
 def assert_agree(gguf: Path, folder: Path, ids: Sequence[int]) -> float:
     """Fail unless llama.cpp's logits of `gguf` are transformers' logits of `folder`."""
-    theirs = transformers_logits(folder, ids)
-    apart = distance(llama_logits(gguf, ids), theirs)
+    return compare(llama_logits(gguf, ids), transformers_logits(folder, ids))
+
+
+def compare(ours: Logits, theirs: Logits) -> float:
+    """Fail unless the logits agree, and vary enough to prove it. Returns the distance."""
+    apart = distance(ours, theirs)
     assert theirs.std(axis=0).mean() > 0.1, "the logits hardly vary: this would prove nothing"
     assert apart <= TOLERANCE, f"logits differ by {apart:.2e} of their range"
     return apart
 
 
-def _main(job: dict[str, Any]) -> None:
+def _compute(job: dict[str, Any]) -> None:
     import ctypes
 
     import llama_cpp
 
-    llama_cpp.llama_backend_init()
     settings = llama_cpp.llama_model_default_params()
     settings.n_gpu_layers = 0
     settings.use_extra_bufts = False
@@ -108,7 +118,13 @@ def _main(job: dict[str, Any]) -> None:
         ctypes.cast(raw, ctypes.POINTER(ctypes.c_float)), shape=(n, width)
     )
     np.save(job["out"], logits)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
 
 
 if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+    import llama_cpp
+
+    llama_cpp.llama_backend_init()
+    for request in json.loads(sys.argv[1]):
+        _compute(request)
