@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup deploy test test-slow check format bench bench-serve clients wheel clean
+.PHONY: help setup deploy test test-slow check format bench bench-fit bench-serve clients wheel clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -37,6 +37,9 @@ format: setup ## Format the code
 
 bench: setup ## Measure; prints ratios, asserts no time
 	$(PY) -m pytest -m bench -s tests/benchmarks
+
+bench-fit: setup ## Score the predicted speeds on published ones, each device left out in turn
+	$(PY) -m tests.benchmarks.fit_accuracy --readme
 
 bench-serve: setup ## Measure the server beside llama-server; see tests/benchmarks/serve
 	$(PY) -m tests.benchmarks.serve

@@ -110,6 +110,8 @@ def _verdict(
 ) -> tuple[MemoryPlan, Verdict, Binding, str]:
     main, *rest = plan.parts
     limit = plan.device.limit_bytes
+    if not case.device.runs_engine:
+        return plan, "no", "unknown", f"llama.cpp does not run on {case.device.name}"
     if plan.n_ctx > case.useful_ctx:
         return plan, "no", "context", wording.beyond_training(plan, case.card.n_ctx_train)
     if main.budget is None:
@@ -137,11 +139,14 @@ def _spill(case: Case, plan: MemoryPlan) -> MemoryPlan | None:
     """The plan with most layers on the device that fits, down to half of them."""
     if case.device.memory_kind != "dedicated" or case.n_gpu_layers is not None:
         return None
-    for layers in range(plan.n_layers - 1, plan.n_layers // 2 - 1, -1):
-        fewer = case.plan(plan.n_ctx, layers)
-        if fewer.fits:
-            return fewer
-    return None
+    # The device's part grows with its layers and the host's shrinks, so the most that the device
+    # holds is the only count to look at.
+    least = plan.n_layers // 2
+    more = _last(
+        lambda k: case.plan(plan.n_ctx, least - 1 + k).parts[0].fits, plan.n_layers - least
+    )
+    fewer = case.plan(plan.n_ctx, least - 1 + more) if more else None
+    return fewer if fewer is not None and fewer.fits else None
 
 
 def _last(holds: Callable[[int], bool], most: int) -> int:

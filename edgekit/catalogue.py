@@ -55,6 +55,7 @@ __all__ = [
     "load_devices",
     "load_families",
     "load_filetypes",
+    "load_instances",
     "load_models",
     "load_published",
     "match_device",
@@ -151,10 +152,34 @@ def forget() -> None:
 def find_device(name: str) -> Device:
     """One device by id or alias; `NAME@GIB` picks a memory size where the device has several.
 
+    `NAME*2` is two of them, `ONE+OTHER` one of each; the name of a cloud machine is its devices.
+
     Raises:
         MissingInputError: unknown, with the nearest names.
-        UsageError: a memory size this device is not sold with.
+        UsageError: a memory size this device is not sold with; devices that cannot be grouped.
     """
+    from edgekit.device_group import resolve
+
+    shelf = _load(_folders()).devices
+    return resolve(name, _one_device, load_instances(), lambda own: shelf.find(own) is not None)
+
+
+@cache
+def load_instances() -> dict[str, str]:
+    """Cloud machines by name, in small letters, as a device or several (`nvidia-a10g*4`).
+
+    Raises:
+        ConfigError: `instances.toml` is wrong.
+    """
+    root = load_toml(_builtin() / "instances.toml")
+    found: dict[str, str] = {}
+    for maker in root.keys():  # noqa: SIM118 - a Table is not a dict
+        table = root.table(maker)
+        found |= {own: table.text(own) for own in table.keys()}  # noqa: SIM118
+    return found
+
+
+def _one_device(name: str) -> Device:
     wanted, _, size = name.strip().lower().partition("@")
     shelf = _load(_folders()).devices
     device = shelf.find(wanted)

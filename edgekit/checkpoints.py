@@ -260,10 +260,11 @@ def _whole(checkpoint: Checkpoint) -> bool:
 
 def _covers(manifest: Manifest, allow: Sequence[str]) -> bool:
     """Whether a fetch by other patterns has the weights that these name."""
-    weights = [f.name for f in manifest.files if f.name.endswith((".safetensors", ".gguf"))]
-    return any(matches(name, pattern) for name in weights for pattern in allow) or (
-        not allow and bool(weights)
-    )
+    names = [f.name for f in manifest.files]
+    if not allow:  # one whole checkpoint
+        return "config.json" in names and any(matches(n, "model*.safetensors") for n in names)
+    weights = [name for name in names if name.endswith((".safetensors", ".gguf"))]
+    return any(matches(name, pattern) for name in weights for pattern in allow)
 
 
 def _size(path: Path) -> int | None:

@@ -237,11 +237,16 @@ def _patiently(
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadDataError(
                 f"{endpoint} answers about {repository} with something that is no listing: "
-                f"{type(error).__name__}: {str(error)[:200]}",
+                f"{type(error).__name__}: {_printable(str(error)[:200])}",
                 code="bad_listing",
                 hint="check the address of the mirror; it must speak the hub's protocol",
             ) from error
         sleep(patience.wait_s(again))
+
+
+def _printable(text: str) -> str:
+    """Return a server's words without what would steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _commit(sha: object, revision: str | None, where: str) -> str:

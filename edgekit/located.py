@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit.checkpoints import Checkpoint
 from edgekit.errors import MissingInputError
 from edgekit.facts import ModelCard
+from edgekit.hub_names import matches
 from edgekit.origin import Want, want_of
 from edgekit.store import fingerprint
 
@@ -52,7 +53,7 @@ def of_checkpoint(here: Checkpoint, want: Want) -> Located:
     mark = here.manifest.digest
     if want.file is None:
         return Located(here.folder, None, mark)
-    files = sorted(f.name for f in here.manifest.files if f.name.endswith(".gguf"))
+    files = sorted(f.name for f in here.manifest.files if matches(f.name, want.file))
     if not files:
         raise MissingInputError(
             f"{here.folder} holds no GGUF",

@@ -58,7 +58,7 @@ def clock_share(device: Device) -> float:
     per_watt = device.family.tflops_per_watt
     if per_watt is None or device.watts is None or not device.fp32_tflops:
         return 1.0
-    return min(1.0, per_watt * device.watts / device.fp32_tflops)
+    return min(1.0, per_watt * device.watts / device.count / device.fp32_tflops)
 
 
 def bandwidth(device: Device) -> float | None:

@@ -168,9 +168,11 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
                 found.append(_remove(store, partial, "its converter is gone", dry_run))
         for left in sorted((store.root / "checkpoints").glob(".*")):
             found.append(_remove(store, left, "left by an earlier removal", dry_run))
-        for place in _unfinished(store):
-            if unfinished and not _locked(place):
-                found.append(_remove(store, place, "an unfinished fetch", dry_run))
+        for place in sorted((store.root / "partial").glob("*/")):
+            begun = (place / "files").is_dir()
+            if (unfinished or not begun) and not _locked(place):
+                why = "an unfinished fetch" if begun else "left by a finished fetch"
+                found.append(_remove(store, place, why, dry_run))
         for checkpoint in Checkpoints(store.root).all() if checkpoints else ():
             if not any(is_used(f) for f in _files(checkpoint)):
                 why = "a fetched checkpoint; edgekit pull brings it again"
@@ -253,7 +255,8 @@ def _digests(
 
 
 def _unfinished(store: Store) -> list[Path]:
-    return [path for path in sorted((store.root / "partial").glob("*")) if path.is_dir()]
+    places = sorted((store.root / "partial").glob("*/"))
+    return [place for place in places if (place / "files").is_dir()]
 
 
 def _locked(place: Path) -> bool:

@@ -91,6 +91,17 @@ def work(card: ModelCard, table: Weights, unpack: str, kv_type: str = "f16") -> 
     Raises:
         BadDataError, UsageError: see `memory.weights` and `kv.table`.
     """
+    known = _done.get((table, unpack, kv_type))
+    if known is None:
+        known = _done[table, unpack, kv_type] = _work(card, table, unpack, kv_type)
+    return known
+
+
+_done: dict[tuple[Weights, str, str], Work] = {}
+"""One judgement asks for the same work several times, and a table of all devices thousands."""
+
+
+def _work(card: ModelCard, table: Weights, unpack: str, kv_type: str) -> Work:
     found = params(card)
     # Of tied tables only the one that is the output too is read whole.
     dense = table.embedding * found.head // found.tables if table.tied else table.output

@@ -75,7 +75,7 @@ def add_model(
             WEIGHT,
             {FILE_PATH: split_path(plain, part.number, part.count).name},
             progress,
-            key=f"{entry.sha256} {part.number} {part.count} {part.bytes}",
+            key=f"{entry.sha256} {part.number} {part.count} {part.file_bytes}",
         )
         for part in parts
     ]

@@ -33,6 +33,9 @@ def register(app: typer.Typer) -> None:
         all_devices: Annotated[
             bool, typer.Option("--all-devices", help="Try every device.")
         ] = False,
+        gpus: Annotated[
+            int, typer.Option(min=1, max=16, help="So many of that device side by side.")
+        ] = 1,
         users: Users = DEFAULT_USERS,
         ctx: Ctx = None,
         offload: Offload = None,
@@ -57,7 +60,7 @@ def register(app: typer.Typer) -> None:
         devices = (
             [d for d in load_devices().values() if d.id != "this"]
             if all_devices
-            else [device_for(device)[0]]
+            else [device_for(device if gpus == 1 else f"{device}*{gpus}")[0]]
         )
         rows: list[Candidate] = []
         absent: list[AbsentModel] = []

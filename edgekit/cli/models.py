@@ -74,6 +74,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit devices show a10
         """
+        from edgekit.budget import device_budget
         from edgekit.catalogue import find_device, load_devices
         from edgekit.units import UNKNOWN, format_gib
 
@@ -88,14 +89,20 @@ def register(app: typer.Typer) -> None:
         rows = [
             (
                 d.id,
-                ", ".join(d.aliases) or UNKNOWN,
-                d.name,
-                format_gib(d.usable_bytes or d.memory_bytes),
-                f"{d.bandwidth_gb_s:.0f} GB/s" if d.bandwidth_gb_s else UNKNOWN,
+                min(d.aliases, key=len, default=UNKNOWN),
+                format_gib(device_budget(d).limit_bytes),
+                f"{d.bandwidth_gb_s:,.0f}" if d.bandwidth_gb_s else UNKNOWN,
+                f"{d.watts:,.0f}" if d.watts else UNKNOWN,
+                f"{d.price_usd:,.0f}" if d.price_usd else UNKNOWN,
+                "published" if d.published else "family" if d.family.fitted_on else "physics",
             )
             for d in found
         ]
-        output.table(("device", "also", "name", "usable", "bandwidth"), rows, "lllrr")
+        heads = ("device", "short", "usable", "GB/s", "W", "USD", "speeds")
+        output.table(heads, rows, "llrrrrl")
+        print()
+        output.say("Also", "NAME*2 is two of them, A+B one of each; cloud machines by name")
+        output.say("", "(g5.xlarge, a2-highgpu-1g); `devices show NAME` has the rest")
 
 
 def _name(words: list[str] | None) -> str | None:
@@ -157,6 +164,11 @@ def device_lines(device: Device) -> list[tuple[str, str]]:
     budget = device_budget(device)
     peak, watts = device.peak_tflops, device.watts
     sizes = ", ".join(f"{device.id}@{size}" for size in device.memory_options_gib)
+    price = f"{device.price_usd:,.0f} USD" if device.price_usd else UNKNOWN
+    price += f" ({device.price_note})" if device.price_note else ""
+    speeds = f"constants of {device.family.id}: {device.family.source}"
+    if device.published is not None:
+        speeds += f"; {device.published.rows} published rows of this very device"
     found = [
         ("Device", f"{device.id}: {device.name}"),
         ("Also", ", ".join(device.aliases) or UNKNOWN),
@@ -165,6 +177,8 @@ def device_lines(device: Device) -> list[tuple[str, str]]:
         ("Bandwidth", format_gb_s(device.bandwidth_gb_s)),
         ("Peak", f"{peak:,.0f} TFLOPS" if peak else UNKNOWN),
         ("Power", f"{watts:,.0f} W" if watts else UNKNOWN),
+        ("Price", price),
+        ("Speeds", speeds),
         ("Source", device.source),
     ]
     found += [("Sizes", sizes)] if sizes else []

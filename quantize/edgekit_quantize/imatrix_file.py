@@ -166,7 +166,7 @@ def write_imatrix(
     with PartialFile(path, len(header) + offset) as out:
         out.write(header)
         for array in arrays:
-            out.write(memoryview(array).cast("B"))
+            out.write(array.tobytes())
             out.write(bytes(align(array.nbytes) - array.nbytes))
         out.sync()
         out.commit()
@@ -222,11 +222,11 @@ def _read_legacy(path: Path, raw: npt.NDArray[np.uint8]) -> Read:
         sums = cursor.take(4 * length, name).view("<f4")
         # Without a count the values are taken as they are.
         tensors[name] = Importance(sums, np.array([max(calls, 1)], np.float32))
-    chunks, datasets = 0, ()
+    chunks, dataset = 0, ""
     if cursor.left >= 8:
         chunks = cursor.integer("the number of chunks", least=0)
-        datasets = (cursor.text(cursor.integer("the length of a name", least=0), "the dataset"),)
-    return tuple(filter(None, datasets)), chunks, tensors
+        dataset = cursor.text(cursor.integer("the length of a name", least=0), "the dataset")
+    return (dataset,) if dataset else (), chunks, tensors
 
 
 class _Cursor:

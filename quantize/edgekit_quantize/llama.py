@@ -62,7 +62,6 @@ class _TypeTraits(ctypes.Structure):
     )
 
 
-
 _WARN = 3
 
 

@@ -57,5 +57,5 @@ def fit_size(
             hint="Q4_K_M has about 4.9 bits per weight",
         )
     errors = measure(source, weighing, threads=threads, progress=progress)
-    losses = expected_losses(errors)
+    losses = expected_losses(errors, params.n_layer)
     return search(specs, params, losses, budget, imatrix=weighing is not None)

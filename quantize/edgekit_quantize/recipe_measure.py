@@ -37,7 +37,26 @@ RUNS = 16
 Errors = dict[str, dict[str, float]]
 """Relative error by tensor and type."""
 
-GAINS: Mapping[str, float] = {}
+GAINS: Mapping[str, float] = {
+    "output": 1.76,
+    "embedding": 0.396,
+    "attn_v": 0.204,
+    "attn_output": 0.168,
+    "ffn_down": 0.113,
+    "ffn_gate": 0.090,
+    "ffn_up": 0.073,
+    "attn_k": 0.052,
+    "attn_q": 0.051,
+    "other": 0.1,
+}
+"""Nats of mean KL divergence for a relative error of 1 in one tensor of the role.
+
+Measured on the embedded model of GAINS_LAYERS layers over its evaluation text, with the role
+alone in Q3_K and in Q4_K: both give the same gain within 5 %, so the divergence is indeed in
+proportion to the error. `other` is a guess between its neighbours, for roles the model lacks.
+"""
+GAINS_LAYERS = 6
+"""In a model of more layers each one changes less of the sum: gains are shared out among them."""
 
 
 def measure(
@@ -84,13 +103,22 @@ def measure(
     return found
 
 
-def expected_losses(errors: Errors, gains: Mapping[str, float] | None = None) -> Errors:
-    """Turn errors into expected divergences, with the gain of each tensor's role."""
-    known = GAINS if gains is None else gains
-    return {
-        name: {kind: known.get(role(name), known["other"]) * e for kind, e in kinds.items()}
-        for name, kinds in errors.items()
-    }
+def expected_losses(
+    errors: Errors, n_layer: int, gains: Mapping[str, float] | None = None
+) -> Errors:
+    """Turn errors into expected divergences.
+
+    `gains` are nats by role, as GAINS, or by the tensor's own name, which counts first; those
+    given are taken as they are, GAINS are shared out among `n_layer` layers.
+    """
+
+    def gain(name: str) -> float:
+        if gains is not None:
+            return gains[name] if name in gains else gains[role(name)]
+        share = GAINS_LAYERS / n_layer if name.startswith("blk.") else 1.0
+        return GAINS[role(name)] * share
+
+    return {name: {k: gain(name) * e for k, e in kinds.items()} for name, kinds in errors.items()}
 
 
 def _errors(

@@ -21,7 +21,7 @@ _COPY_BYTES = 4 << 20
 class Piece:
     """One file of a cut model: its header, and what it takes of the whole file's data.
 
-    `number` counts from 0, `count` is how many there are; `bytes` is the size of the file.
+    `number` counts from 0, `count` is how many there are; `file_bytes` is the size of the file.
     """
 
     source: Path
@@ -32,7 +32,7 @@ class Piece:
     """(where in the source, how many bytes, how many zeros follow)."""
 
     @property
-    def bytes(self) -> int:
+    def file_bytes(self) -> int:
         return len(self.header) + sum(length + pad for _, length, pad in self.runs)
 
     def chunks(self) -> Iterator[bytes]:

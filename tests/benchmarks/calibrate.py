@@ -29,7 +29,7 @@ FAMILIES_HEAD = """\
 # Constants of the speed formulas, one table per device family; written by
 # tests/benchmarks/calibrate.py from the published rows in tests/data, see edgekit/FIT.md.
 #
-# Seconds of a decode step = bytes / bandwidth + sum of term x constant; of a prompt = the sum alone.
+# Seconds of a decode step = bytes / bandwidth + sum of term x constant; of a prompt = the sum.
 # The terms are in edgekit/speed_terms.py. layer, sparse_layer, step, split, barrier: microseconds
 # (the last three per step, layer and core); read: what is lost of the bandwidth, as a share of the
 # time that the bytes take; unpack: operations at the fp32 peak for each operation of the model
@@ -100,7 +100,9 @@ def _family(
     out.append(f"prefill_spread = {min(0.8, spreads['pp'][name]):.2f}")
     quoted = ", ".join(f'"{device}"' for device in own)
     out.append(f"fitted_on = [{quoted}]")
-    basis = f"fitted on rows of {len(own)} devices" if own else f"inherited from {family.parent}" if family.parent else "the mean of its kin"
+    basis = f"inherited from {family.parent}" if family.parent else "the mean of its kin"
+    if own:
+        basis = f"fitted on rows of {len(own)} devices"
     out.append(f'source = "{basis}"')
     skip = ("barrier", "numa") if not cpu else ()
     for title, test in (("decode", "tg"), ("prefill", "pp")):
@@ -142,7 +144,7 @@ def _published(
         pairs = ", ".join(f"{k} = {v:.3f}" for k, v in factors.items())
         out.append(f"{title} = {{ {pairs} }}")
         # Few cells say little about their own scatter; another model or engine may differ more.
-        wide = max(speed_fit.spread(left), 0.30 / math.sqrt(len(cells)), 0.08)
+        wide = max(speed_fit.spread(left, 0.95), 0.30 / math.sqrt(len(cells)), 0.08)
         out.append(f"{title}_spread = {min(0.8, wide):.2f}")
     quoted = ", ".join(f'"{s}"' for s in sorted(sources))
     return [f"[{device}]", f"rows = {count}", f"sources = [{quoted}]", *out, ""]

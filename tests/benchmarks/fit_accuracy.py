@@ -94,7 +94,9 @@ def shipped(rows: Sequence[Row], test: str) -> list[Scored]:
 def _estimate(row: Row) -> speed.Estimate:
     from dataclasses import replace
 
-    device = replace(row.device, count=row.devices)
+    device = row.device
+    watts = None if device.watts is None else device.watts * row.devices
+    device = replace(device, count=row.devices, watts=watts)
     if row.test == "tg":
         depth = row.depth + row.tokens / 2
         return speed.decode_estimate(row.work, device, depth, row.users, flash=row.flash)
@@ -306,7 +308,8 @@ def write_readme(record: dict[str, object], path: Path = README) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="fit_accuracy", description=(__doc__ or "").split("\n")[0])
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="fit_accuracy", description=about)
     parser.add_argument("file", nargs="?", type=Path, default=DATA)
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--shipped", action="store_true", help="do not fit again")

@@ -93,7 +93,7 @@ def test_an_unknown_model_is_answered_with_real_ones(name: str, code: str, hint:
 
 def test_an_unknown_device_is_answered_with_near_names() -> None:
     with pytest.raises(MissingInputError) as caught:
-        catalogue.find_device("rtx-4080")
+        catalogue.find_device("rtx-4095")
     assert "rtx-4090" in (caught.value.hint or "")
 
 
@@ -213,8 +213,9 @@ def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
     [
         ("nvidia", "NVIDIA A10", None, "nvidia-a10"),
         ("nvidia", "A10", None, "nvidia-a10"),
-        ("nvidia", "NVIDIA A10G", None, None),
-        ("nvidia", "NVIDIA GeForce RTX 4090 D", None, None),
+        ("nvidia", "NVIDIA A10G", None, "nvidia-a10g"),
+        ("nvidia", "NVIDIA GeForce RTX 4090 D", None, "nvidia-rtx-4090-d"),
+        ("nvidia", "NVIDIA A10GX", None, None),
         ("apple", "Apple M2 Max", 30, "apple-m2-max-30c"),
         ("apple", "Apple M2 Max", None, None),
         ("amd", "NVIDIA A10", None, None),

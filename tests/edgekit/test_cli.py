@@ -21,7 +21,7 @@ from tests.support.cli import POCKET, ROOT, Cli
 COMMANDS = (
     *("pull", "store", "licence"),
     *("deploy", "fit", "probe", "models", "devices"),
-    *("quantize", "serve", "connect", "bench", "engine", "doctor"),
+    *("quantize", "evaluate", "imatrix", "serve", "connect", "bench", "engine", "doctor"),
 )
 
 

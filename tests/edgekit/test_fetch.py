@@ -111,6 +111,17 @@ def test_cut_connections_go_on_where_they_were(hub: Hub, tmp_path: Path) -> None
     assert total <= sum(hub.sent.values()) <= total + 12 * CHUNK // 3
 
 
+def test_slow_is_waited_for_and_silent_is_cut(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.fetch.STALL_S", 0.4)
+    hub.block = CHUNK // 2
+    hub.fault("slow", FIRST, place="cdn", value=0.1, times=2)
+    hub.fault("slow", SECOND, place="cdn", value=1.5, times=1)
+    bring(listing(hub), tmp_path)
+    check(tmp_path)
+
+
 def test_429_and_5xx_are_waited_out_as_asked(hub: Hub, tmp_path: Path) -> None:
     hub.fault("status", "api", value=429, headers={"Retry-After": "3"})
     hub.fault("status", "*.safetensors", value=503, times=3, place="cdn")

@@ -14,9 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.catalogue import find_device
 from edgekit.checkpoints import MANIFEST, Checkpoints, read_folder
+from edgekit.deploy import obtain
 from edgekit.fetch import CHUNK_BYTES
 from edgekit.fetch_journal import read_journal
+from edgekit.fetch_step import fetched
+from edgekit.fit import choose
+from edgekit.named import find_named
+from edgekit.plan import Plan, make_plan
+from edgekit.pull import Options
+from edgekit.store import Store
 from tests.support.cli import POCKET, Cli, free_port
 from tests.support.hub_server import COMMIT, Hub, running
 from tests.support.inside import Inside, attached
@@ -191,6 +199,20 @@ def test_a_gguf_of_a_repository_is_checked_and_described(
     assert inside.run("pull", made).returncode == 65
 
 
+def test_one_file_of_a_repository_is_not_the_whole_of_it(inside: Inside, hub: Hub) -> None:
+    hub.add("org/both", {**FILES, "a.gguf": b"GGUF one", "b.gguf": b"GGUF two"})
+    checkpoints = Checkpoints(inside.store)
+    for name in ("a.gguf", "b.gguf"):
+        # Too short to be described, but it is there.
+        assert inside.error("pull", f"org/both/{name}")[0] == 65
+        found = checkpoints.find("org/both", None, (name,))
+        assert found is not None
+        assert [f.name for f in found.manifest.files] == [name]
+    assert checkpoints.find("org/both", None) is None
+    assert inside.json("pull", "org/both")["bytes"] == sum(map(len, FILES.values()))
+    assert checkpoints.find("org/both", None, ("c.gguf",)) is None
+
+
 def test_a_repository_that_no_catalogue_knows_is_planned_for(inside: Inside, hub: Hub) -> None:
     pocket = {f.name: f.read_bytes() for f in POCKET.iterdir() if f.is_file()}
     hub.add("org/Mine", pocket)
@@ -203,18 +225,47 @@ def test_a_repository_that_no_catalogue_knows_is_planned_for(inside: Inside, hub
     assert named["model"] == "code-llama-4"
 
 
-def test_a_deployment_fetches_converts_and_serves(cli: Cli, inside: Inside, hub: Hub) -> None:
-    pocket = {f.name: f.read_bytes() for f in POCKET.iterdir() if f.is_file()}
-    hub.add("org/Mine", pocket)
-    arguments = ("deploy", "org/Mine:Q4_0", "--no-measure", "--no-stay", "--no-verify")
-    record = cli.json(*arguments, "--port", str(free_port()))
-    assert (record["model"], record["filetype"]) == ("mine", "Q4_0")
+class Lines:
+    """What a deployment would show."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+
+    def begin(self, kind: str, text: str) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def end(self, kind: str, text: str) -> None:
+        self.ended.append((kind, text))
+
+
+def test_a_plan_without_weights_fetches_and_converts_them(inside: Inside, hub: Hub) -> None:
+    hub.add("org/Mine", {f.name: f.read_bytes() for f in POCKET.iterdir() if f.is_file()})
+    store, options, lines = Store(inside.store), Options(mirror=hub.url), Lines()
+
+    def plan() -> Plan:
+        card = find_named("org/Mine", None, inside.store, options).card
+        choice = choose(card, find_device("a10"), users=1, filetype="Q4_0")
+        return make_plan(card, find_device("a10"), choice, store, host="h", port=1)
+
+    with_weights = fetched(plan(), store, lines, options)
+    assert with_weights.weights == folder_of(inside)
+    made = obtain(with_weights, store, lines)
+    assert made.parent == inside.store / "blobs"
+    assert [kind for kind, _ in lines.ended] == ["fetch", "quantize"]
+    assert f"org/Mine@{COMMIT[:7]}" in lines.ended[0][1]
     kinds = [r["kind"] for r in inside.json("store", "ls")["rows"]]
     assert sorted(kinds) == ["checkpoint", "model"]
     asked = len(hub.asked)
-    again = inside.json(*arguments, "--offline", "--dry-run")["plan"]
-    assert [s["done"] for s in again["steps"][:2]] == [True, True]
+    assert [step.done for step in plan().steps[:2]] == [True, True]
     assert len(hub.asked) == asked
+
+
+@pytest.mark.slow
+def test_a_deployment_fetches_converts_and_serves(cli: Cli, hub: Hub) -> None:
+    hub.add("org/Mine", {f.name: f.read_bytes() for f in POCKET.iterdir() if f.is_file()})
+    arguments = ("deploy", "org/Mine:Q4_0", "--no-measure", "--no-stay", "--port")
+    record = cli.json(*arguments, str(free_port()))
+    assert (record["model"], record["filetype"]) == ("mine", "Q4_0")
+    assert cli.json(*arguments, str(free_port()), "--offline")["store_hit"]
 
 
 GATED = """

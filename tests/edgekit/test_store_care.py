@@ -159,6 +159,10 @@ def test_checkpoints_and_unfinished_fetches_go_when_asked(store: Store) -> None:
         assert collect(store, dry_run=False, checkpoints=False, unfinished=True) == []
         assert [r.used for r in list_store(store) if r.kind == "unfinished"] == [True]
     assert collect(store, dry_run=False, checkpoints=False, unfinished=False) == []
+    # A fetch that was killed after its folder had its name.
+    (store.root / "partial" / "over" / "journals").mkdir(parents=True)
+    gone = collect(store, dry_run=False, checkpoints=False, unfinished=False)
+    assert [r.path for r in gone] == ["partial/over"]
     gone = collect(store, dry_run=False, checkpoints=False, unfinished=True)
     assert [r.path for r in gone] == ["partial/half"]
     with in_use(folder / "model.safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from edgekit_quantize.answers import grouped
+from edgekit_quantize.answers import digest, grouped
 from edgekit_quantize.base_file import MAGIC, BaseFile
+from edgekit_quantize.convert import convert
 from edgekit_quantize.errors import BadCheckpointError, MissingFileError
-from edgekit_quantize.evaluate import float_type
+from edgekit_quantize.evaluate import Engine, Material, evaluate, float_type
 from tests.support import damage, proof
 from tests.support.pocket import SOURCE, convert_pocket
 
@@ -106,6 +108,17 @@ def test_the_type_that_holds_a_checkpoint() -> None:
     assert float_type(SOURCE) == "BF16"
 
 
+def test_a_base_over_other_material_is_no_comparison(tmp_path: Path) -> None:
+    # Found out before a model is loaded.
+    said = {"text": hashlib.sha256(b"a text").hexdigest(), "prompts": digest([[("hi", False)]])}
+    base = stored(tmp_path / "a.base", **said)
+    for text, prompt, what in (("b text", "hi", "text"), ("a text", "ho", "canary prompts")):
+        material = Material(text, (((prompt, False),),))
+        with pytest.raises(BadCheckpointError, match=f"another .*{what}") as caught:
+            evaluate(tmp_path / "none.gguf", base, material, Engine())
+        assert caught.value.code == "other_material"
+
+
 def stored(path: Path, **changes: object) -> Path:
     header = {
         "n_vocab": 3, "window": 4, "windows": 2, "scored": 2, "tokens": "t", "text": "x",
@@ -150,3 +163,27 @@ def test_what_is_no_base_is_refused(raw: bytes, tmp_path: Path) -> None:
         BaseFile(path)
     with pytest.raises(MissingFileError):
         BaseFile(tmp_path / "none.base")
+
+
+@pytest.mark.slow
+def test_an_importance_matrix_lowers_the_loss(files: dict[str, Path], tmp_path: Path) -> None:
+    texts = SOURCE.parent / "calibration"
+    matrix = tmp_path / "m.gguf"
+    calibration = (texts / "calibration.txt").read_text()
+    job = {"do": "imatrix", "model": str(files["BF16"]), "text": calibration, "chunks": 60}
+    proof.call({**job, "output": str(matrix)})
+    tried: dict[str, Path] = {}
+    for kind in ("Q2_K", "IQ3_S", "Q4_0"):
+        for name, importance in ((kind, None), (f"{kind} weighed", matrix)):
+            tried[name] = tmp_path / f"{name}.gguf"
+            convert(SOURCE, tried[name], kind, imatrix=importance)
+    tried["IQ2_M"] = tmp_path / "IQ2_M.gguf"
+    convert(SOURCE, tried["IQ2_M"], "IQ2_M", imatrix=matrix)
+    # Another text than the one it was collected on.
+    found = proof.losses(files["BF16"], tried, (texts / "evaluation.txt").read_text())
+    kl = {name: figures["kl"] for name, figures in found.items()}
+    assert kl["Q2_K weighed"] < 0.98 * kl["Q2_K"]
+    assert kl["IQ3_S weighed"] < 0.85 * kl["IQ3_S"]
+    assert kl["Q4_0 weighed"] < 0.95 * kl["Q4_0"]
+    # Fewer bits, spent better.
+    assert kl["IQ2_M"] < kl["Q2_K weighed"]

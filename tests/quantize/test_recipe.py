@@ -20,7 +20,9 @@ from edgekit_quantize.recipe import (
     NO_OVERRIDES,
     Overrides,
     assign,
+    choose,
     quantizable,
+    type_reasons,
     weights_bytes,
 )
 from edgekit_quantize.tensor_types import FILE_TYPES, TENSOR_TYPES, tensor_bytes
@@ -140,6 +142,64 @@ def test_every_type_of_mixtures_is_llama_quantizes(name: str, tmp_path: Path) ->
     specs = mixture(params, hidden, dim, ffn, vocab, shared=shared)
     source = write_skeleton(tmp_path / "m.gguf", mixture_keys(params, hidden, ffn), specs)
     assert assert_every_type(source, specs, params, tmp_path) == 70
+
+
+OVERRIDES = {
+    # What a pattern decides does not advance the counters of the other layers.
+    "patterns": Overrides(
+        ((r"blk\.[0-3]\.attn_v", "Q8_0"), ("blk.1..*ffn_down", "IQ3_S"), ("attn_k", "BF16"))
+    ),
+    "the output's type": Overrides(output="Q8_0"),
+    "both ends": Overrides((("output", "Q4_0"),), output="Q5_1", embedding="Q2_K"),
+    "pure": Overrides((("ffn_gate", "Q6_K"),), pure=True),
+}
+
+
+@pytest.mark.parametrize("shape", ["mistral-small-24b", "tied", "no rows of 256"])
+def test_overrides_are_llama_quantizes(shape: str, tmp_path: Path) -> None:
+    source = write_sparse_bf16(tmp_path / "bf16.gguf", SHAPES[shape])
+    specs, params = _from_config(SHAPES[shape])
+    kinds = ["F16", "Q4_K_M", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q2_K", "MXFP4_MOE"]
+    cases = [(name, wanted) for name in kinds for wanted in OVERRIDES.values()]
+    if shape == "no rows of 256":
+        # Types of both ends are taken as they are, and these do not fit.
+        with pytest.raises(BadRecipeError) as caught:
+            assign(specs, "Q4_K_M", params, overrides=OVERRIDES["both ends"])
+        assert caught.value.code == "row_not_blocks"
+        cases = [(name, wanted) for name, wanted in cases if wanted.embedding is None]
+    asked = [
+        Run(
+            str(source),
+            FILE_TYPES[name].number,
+            tensor_types=tuple((p, TENSOR_TYPES[t].id) for p, t in wanted.tensors),
+            output=TENSOR_TYPES[wanted.output].id if wanted.output else None,
+            embedding=TENSOR_TYPES[wanted.embedding].id if wanted.embedding else None,
+            pure=wanted.pure,
+        )
+        for name, wanted in cases
+    ]
+    for (name, wanted), done in zip(cases, runs(asked), strict=True):
+        assert_theirs(specs, params, done, name, imatrix=False, overrides=wanted)
+
+
+def test_what_the_checkpoint_stores_in_blocks_stays() -> None:
+    specs = [TensorSpec("blk.0.ffn_up_exps.weight", (2880, 64, 4), "MXFP4")]
+    params = RecipeParams("gpt-oss", 1, 64, 8, 4)
+    (choice,) = choose(specs, "Q4_K_M", params)
+    assert (choice.type.name, choice.reason) == ("MXFP4", "MXFP4 as in the checkpoint")
+    with pytest.raises(BadRecipeError, match="cannot become Q8_0") as caught:
+        choose(specs, "Q4_K_M", params, overrides=Overrides((("exps", "Q8_0"),)))
+    assert caught.value.code == "native_type"
+
+
+def test_reasons_name_what_deviates() -> None:
+    specs = [TensorSpec(f"blk.{i}.ffn_down.weight", (1408, 256)) for i in range(9)]
+    wanted = Overrides(((r"blk\.3\.", "Q8_0"),))
+    chosen = choose(specs, "Q4_K_M", RecipeParams("llama", 9, 4, 4), overrides=wanted)
+    said = list(type_reasons(specs, chosen, FILE_TYPES["Q4_K_M"]))
+    assert said[0] == "Q4_K_M by llama-quantize's rules: 4 Q5_0, 5 Q8_0"
+    assert "blk.3.ffn_down.weight: Q8_0 as asked by pattern" in said
+    assert any("Q5_0 instead of Q4_K: rows of 1408 are no whole blocks" in line for line in said)
 
 
 def _from_config(config: dict[str, object]) -> Model:

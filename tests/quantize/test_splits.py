@@ -86,7 +86,7 @@ def test_a_finished_file_is_cut_into_the_files_a_conversion_writes(tmp_path: Pat
     assert [piece.number for piece in found] == list(range(len(done.files)))
     for piece, file in zip(found, done.files, strict=True):
         assert b"".join(piece.chunks()) == file.path.read_bytes()
-        assert piece.bytes == file.bytes
+        assert piece.file_bytes == file.bytes
     with pytest.raises(BadGgufError) as error:
         pieces(done.path, limit)
     assert error.value.code == "already_split"
@@ -96,7 +96,7 @@ def test_a_small_file_is_one_piece_and_the_same_bytes(tmp_path: Path) -> None:
     whole = convert(POCKET, tmp_path / "whole.gguf", "Q8_0")
     (piece,) = pieces(whole.path, 1 << 30)
     assert b"".join(piece.chunks()) == whole.path.read_bytes()
-    assert piece.bytes == whole.file_bytes
+    assert piece.file_bytes == whole.file_bytes
 
 
 def test_a_failed_cut_leaves_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
+import ctypes
+
 import gguf
+import llama_cpp
 import pytest
 
 from edgekit_quantize.errors import QuantizeError, UnknownFileTypeError
@@ -7,6 +10,7 @@ from edgekit_quantize.tensor_types import (
     TENSOR_TYPES,
     align,
     find_file_type,
+    find_tensor_type,
     row_bytes,
     tensor_bytes,
 )
@@ -22,10 +26,30 @@ def test_block_table_is_ggmls() -> None:
 
 
 def test_file_type_numbers_are_llama_cpps() -> None:
+    listed = gguf.LlamaFileType.__members__
     for name, file_type in FILE_TYPES.items():
-        members = (f"MOSTLY_{name}", f"ALL_{name}")
-        number = next(int(v) for k, v in gguf.LlamaFileType.__members__.items() if k in members)
-        assert file_type.number == number, name
+        member = "ALL_F32" if name == "F32" else f"MOSTLY_{name}"
+        assert file_type.number == getattr(llama_cpp, f"LLAMA_FTYPE_{member}"), name
+        # gguf-py's list ends before the newest.
+        assert name == "Q2_0" or file_type.number == int(listed[member]), name
+    # All that llama.h has, but for NVFP4: llama_model_quantize makes no such file.
+    theirs = {int(v) for k, v in vars(llama_cpp.llama_cpp).items() if k.startswith("LLAMA_FTYPE_")}
+    assert theirs - {f.number for f in FILE_TYPES.values()} == {39, 1024}
+
+
+def test_the_newest_block_is_ggmls() -> None:
+    """Q2_0, which gguf-py does not list: 64 values in a half and 16 bytes."""
+    call = llama_cpp.llama_cpp._lib.ggml_row_size
+    call.argtypes, call.restype = [ctypes.c_int, ctypes.c_int64], ctypes.c_size_t
+    for kind in TENSOR_TYPES.values():
+        assert call(kind.id, kind.block) == kind.block_bytes, kind.name
+
+
+def test_types_of_weights_by_name() -> None:
+    assert find_tensor_type("q6_k") is TENSOR_TYPES["Q6_K"]
+    for name in ("Q8_K", "I32", "Q9"):
+        with pytest.raises(UnknownFileTypeError, match="no weights are stored"):
+            find_tensor_type(name)
 
 
 @pytest.mark.parametrize(

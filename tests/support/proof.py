@@ -17,7 +17,8 @@ Job = dict[str, Any]
 def call(job: Job, *, timeout: float = 280) -> Any:
     """Run `job` in a fresh interpreter. Fails with the child's log when it dies."""
     child = subprocess.run(
-        [sys.executable, "-W", "error", __file__, json.dumps(job)],
+        [sys.executable, "-W", "error", __file__],
+        input=json.dumps(job),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -102,6 +103,6 @@ def _do_imatrix(job: Job) -> object:
 
 
 if __name__ == "__main__":
-    request = json.loads(sys.argv[1])
+    request = json.loads(sys.stdin.read())
     actions = {"losses": _do_losses, "collect": _do_collect, "imatrix": _do_imatrix}
     print(json.dumps(actions[request["do"]](request)))
