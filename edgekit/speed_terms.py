@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from edgekit.work import Work
 
 DECODE_TERMS: Final = (
-    *("layer", "sparse_layer", "step", "split", "barrier"),
+    *("layer", "sparse_layer", "recurrent", "step", "split", "barrier"),
     *("read_k", "read_q4", "read_q8", "read_float"),
     *("unpack_k", "unpack_q4", "unpack_q8", "unpack_float"),
     *("cache", "cache_plain", "numa", "cell"),
 )
-"""layer: each layer costs a fixed time (launching kernels), a sparse one more; split: each layer
+"""layer: each layer costs a fixed time (launching kernels), a sparse or recurrent one more; split: each layer
 again where several devices share the model; barrier: threads meet at each layer. read: what is
 missing of the bandwidth, by class of file type. unpack: turning weights into numbers and
 multiplying them, by the device's arithmetic (GPU: fp32 peak; CPU: cores). cache: reading keys and
@@ -109,6 +109,8 @@ def decode(
     }
     if w.n_experts:
         terms["sparse_layer"] = w.layers * _MICRO
+    if w.recurrent:
+        terms["recurrent"] = w.recurrent * _MICRO
     if devices > 1:
         terms["split"] = w.layers * _MICRO
     if device.fp32_tflops:

@@ -48,6 +48,8 @@ class Work:
     heads_width: int
     row_bytes: tuple[int, ...]
     windows: tuple[int, ...]
+    recurrent: int = 0
+    """Layers that keep a state instead of keys and values."""
 
     def experts_touched(self, tokens: int) -> float:
         """Share of the experts that a batch of so many tokens needs at all, if each draws its
@@ -131,6 +133,7 @@ def from_sizes(
         heads_width=s.n_head * s.head_dim,
         row_bytes=tuple(row.k + row.v for row in rows),
         windows=s.windows,
+        recurrent=sum(1 for values in s.state if values),
     )
 
 

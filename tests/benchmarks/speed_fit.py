@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 DECODE = {
     "layer": (45, 0.5, 0.3),
     "sparse_layer": (25, 0.5, 0.3),
+    "recurrent": (25, 0.5, 0.3),
     "step": (100, 0.3, 0.3),
     "split": (10, 0.7, 0.3),
     "barrier": (1.5, 0.7, 0.4),

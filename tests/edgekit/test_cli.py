@@ -19,7 +19,7 @@ from edgekit.cli.settings import read_settings
 from tests.support.cli import POCKET, ROOT, Cli
 
 COMMANDS = (
-    *("pull", "store", "licence"),
+    *("pull", "store", "licence", "bundle"),
     *("deploy", "fit", "probe", "models", "devices"),
     *("quantize", "evaluate", "imatrix", "serve", "connect", "bench", "engine", "doctor"),
 )
