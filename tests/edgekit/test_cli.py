@@ -99,14 +99,15 @@ def strings(node: ast.AST) -> list[str]:
 
 
 def test_hints_name_options_and_commands_that_exist(group: TyperGroup) -> None:
-    options = {o for c in group.commands.values() for p in c.params for o in p.opts} | {"--help"}
+    params = [p for c in group.commands.values() for p in c.params]
+    options = {o for p in params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
     options |= {"--debug"}
     for file, text in hints():
         if "pip install" in text:
             continue
         assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options, (file, text)
         named = re.findall(r"\bedgekit ([a-z]+)\b", text)
-        assert set(named) - {"asks", "converts", "is", "knows"} <= set(COMMANDS), (file, text)
+        assert set(named) - {"asks", "converts", "is", "knows", "ships"} <= set(COMMANDS), (file, text)
 
 
 def test_models_and_devices_list_the_catalogue(cli: Cli) -> None:
