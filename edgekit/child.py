@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Final
 
+from edgekit import egress
 from edgekit.errors import BY_EXIT_CODE, EdgekitError, EngineFailedError
 
 GRACE_S: Final = 15.0
@@ -92,7 +93,11 @@ def error_of(answer: Mapping[str, object]) -> EdgekitError | None:
 
 
 def read_request() -> dict[str, object]:
-    """In the child: read the request, then end this process when standard input does."""
+    """In the child: read the request, then end this process when standard input does.
+
+    From here on the child keeps to the machine if its parent was told to.
+    """
+    egress.follow()
     line = bytearray()
     # Byte by byte through the bare descriptor: a buffered reader would hold a lock at exit.
     while not line.endswith(b"\n"):

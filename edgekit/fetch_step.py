@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import paths
 from edgekit.errors import MissingInputError
-from edgekit.licence import check_accepted
+from edgekit.licence_policy import check_allowed
 from edgekit.located import of_checkpoint
 from edgekit.origin import want_of
 from edgekit.plan import Plan
@@ -23,14 +23,14 @@ def check_obtainable(plan: Plan, *, offline: bool) -> None:
     """Refuse, before anything long begins, a plan whose weights cannot be had.
 
     Raises:
-        DeniedError: the licence must be accepted first.
+        DeniedError: the licence must be accepted first, or forbids the use.
         MissingInputError: the weights are not here, and on no hub or the network is forbidden.
         EngineFailedError: the package that lists hubs is not installed.
     """
     from edgekit import hub
     from edgekit.preflight import check_installed
 
-    check_accepted(plan.card, paths.data_dir())
+    check_allowed(plan.card, paths.data_dir(), paths.config_dir())
     if plan.entry is not None or plan.weights is not None or plan.ready is not None:
         return
     want = want_of(plan.card)

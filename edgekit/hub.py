@@ -330,8 +330,8 @@ def unavailable(names: Sequence[str]) -> MissingInputError:
     return MissingInputError(
         f"not on this machine, and the network may not be used: {shown}",
         code="offline",
-        hint="run edgekit pull where there is a network and copy the store here, or pass "
-        "--source DIR",
+        hint="where there is a network, run edgekit pull and copy the store here, or edgekit "
+        "bundle create and carry the folder here; or pass --source DIR",
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekit.plan import Plan
     from edgekit.report.record import LatencyRecord
     from edgekit_server import ServeConfig
+    from edgekit_server.config import Notice
 
 READY_TIMEOUT_S: Final = 900.0
 """A 50 GB model from a slow disk; a hung load is noticed by a person long before."""
@@ -208,6 +209,7 @@ def config_of(
                 pinned=hosted.pinned,
                 preload=name in at_start,
                 memory_bytes=sizes[name],
+                notice=_notice(hosted),
             )
         )
     plan = models[0].plan
@@ -220,3 +222,13 @@ def config_of(
         memory_budget_bytes=memory_budget_bytes if len(models) > 1 else None,
         report=report,
     )
+
+
+def _notice(hosted: Hosted) -> Notice:
+    from edgekit.licence_served import notice_of
+
+    plan = hosted.plan
+    changes = f"converted to GGUF and quantized to {plan.choice.filetype} by edgekit"
+    if plan.ready is not None:
+        changes = f"a finished GGUF of {plan.choice.filetype}, served as it is"
+    return notice_of(plan.card, changes, plan.weights, paths.data_dir())

@@ -22,7 +22,8 @@ DECODE_TERMS: Final = (
     *("unpack_k", "unpack_q4", "unpack_q8", "unpack_float"),
     *("cache", "cache_plain", "numa", "cell"),
 )
-"""layer: each layer costs a fixed time (launching kernels), a sparse or recurrent one more; split: each layer
+"""layer: each layer costs a fixed time (launching kernels), a sparse or recurrent
+one more; split: each layer
 again where several devices share the model; barrier: threads meet at each layer. read: what is
 missing of the bandwidth, by class of file type. unpack: turning weights into numbers and
 multiplying them, by the device's arithmetic (GPU: fp32 peak; CPU: cores). cache: reading keys and

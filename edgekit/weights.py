@@ -77,12 +77,14 @@ def weights(card: ModelCard, filetype: str) -> Weights:
 
 @lru_cache(maxsize=8192)
 def _weights(config_json: str, gguf_arch: str | None, filetype: str) -> Weights:
-    from edgekit_quantize import recipe
+    from edgekit_quantize import recipe, tensor_types
     from edgekit_quantize.errors import QuantizeError
 
     try:
         kept, free, params, s = _sorted(config_json, gguf_arch)
-        kinds = recipe.assign(free, filetype, params)
+        # Some file types exist only with an importance matrix, and a few rules look at that.
+        weighed = tensor_types.find_file_type(filetype).needs_imatrix
+        kinds = recipe.assign(free, filetype, params, imatrix=weighed)
     except QuantizeError as error:
         raise from_foreign(error) from error
     sums = replace(kept, layers=list(kept.layers))

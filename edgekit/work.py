@@ -49,7 +49,8 @@ class Work:
     row_bytes: tuple[int, ...]
     windows: tuple[int, ...]
     recurrent: int = 0
-    """Layers that keep a state instead of keys and values."""
+    """Layers that keep a matrix for each head instead of keys and values; the few values of a
+    short convolution do not count."""
 
     def experts_touched(self, tokens: int) -> float:
         """Share of the experts that a batch of so many tokens needs at all, if each draws its
@@ -133,7 +134,7 @@ def from_sizes(
         heads_width=s.n_head * s.head_dim,
         row_bytes=tuple(row.k + row.v for row in rows),
         windows=s.windows,
-        recurrent=sum(1 for values in s.state if values),
+        recurrent=sum(1 for values in s.state if values > 16 * s.n_embd),
     )
 
 

@@ -15,6 +15,7 @@ from edgekit.bundle import seal
 from edgekit.bundle.journal import Journal
 from edgekit.bundle.layout import Descriptor, Layout
 from edgekit.bundle.model import SPLIT_BYTES, add_model
+from edgekit.bundle.papers import papers_of
 from edgekit.errors import CannotCreateError, from_os
 from edgekit.facts import ModelCard
 from edgekit.preflight import check_room
@@ -90,7 +91,7 @@ def create(
     for add in runtimes:
         manifests += add(layout)
     layout.write_index(manifests)
-    _write_texts(root, texts or {})
+    _write_texts(root, {**papers_of(layout), **(texts or {})})
     # What runs that were killed left of small files; nothing of ours ends so.
     for left in root.rglob(".*.partial"):
         left.unlink()

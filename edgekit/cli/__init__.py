@@ -14,10 +14,12 @@ from types import FrameType
 import typer
 from typer.core import TyperGroup
 
-from edgekit import __version__
+from edgekit import __version__, egress
 from edgekit.cli import (
     bench,
     bundle,
+    buy,
+    compare,
     connect,
     deploy,
     doctor,
@@ -44,6 +46,8 @@ INTERRUPTED = 128 + signal.SIGINT
 MODULES = (
     deploy,
     fit,
+    compare,
+    buy,
     probe,
     models,
     pull,
@@ -129,12 +133,15 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, terminate)
     try:
         command = command_line()
-        code = command.main(
-            arguments or ["--help"],
-            prog_name="edgekit",
-            standalone_mode=False,
-            default_map=read_settings(command),
-        )
+        with egress.bounded():
+            # With the environment's word for commands that have no such option.
+            egress.follow()
+            code = command.main(
+                arguments or ["--help"],
+                prog_name="edgekit",
+                standalone_mode=False,
+                default_map=read_settings(command),
+            )
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli import output
-from edgekit.cli.options import Json, device_for
+from edgekit.cli.licence import show_licence
+from edgekit.cli.options import Json, Offline, device_for
 
 if TYPE_CHECKING:
     from edgekit.bundle.create import Item
@@ -47,6 +48,10 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Say what would be in it and stop.")
         ] = False,
+        verify: Annotated[
+            bool, typer.Option(help="Compare each file with the unquantized model, once.")
+        ] = True,
+        offline: Offline = False,
         json: Json = False,
     ) -> None:
         """Create a bundle, check or verify one before it is used, or make a key pair.
@@ -57,7 +62,8 @@ def register(app: typer.Typer) -> None:
 
         given = names or []
         if action == "create":
-            _create(given, directory, key, device, users, ctx, source, dry_run=dry_run, json=json)
+            _create(given, directory, key, device, users, ctx, source, dry_run=dry_run, json=json,
+                    verify=verify, offline=offline)  # fmt: skip
         elif action in ("check", "verify") and len(given) == 1:
             _check(Path(given[0]), trust or [], json=json)
         elif action == "keygen" and len(given) == 1:
@@ -81,10 +87,13 @@ def _create(
     *,
     dry_run: bool,
     json: bool,
+    verify: bool = True,
+    offline: bool = False,
 ) -> None:
     from edgekit.bundle.create import create
     from edgekit.bundle.keys import read_private
     from edgekit.errors import UsageError
+    from edgekit.fetch_step import check_obtainable
     from edgekit.units import format_bytes
 
     if not names:
@@ -95,8 +104,12 @@ def _create(
     if dry_run:
         _show_plan(plans, target, signed=private is not None, json=json)
         return
+    for plan in plans:
+        check_obtainable(plan, offline=offline)
+        if not json:
+            show_licence(plan.card)
     with output.StepLines(quiet=json) as lines:
-        items = [_item(plan, lines) for plan in plans]
+        items = [_item(plan, lines, verify=verify, offline=offline) for plan in plans]
         lines.begin("bundle", str(target))
         made = create(target, items, private)
         lines.end("bundle", f"{target}, {made.files} files, {format_bytes(made.bytes)}")
@@ -135,20 +148,36 @@ def _plans(
     ]
 
 
-def _item(plan: Plan, lines: output.StepLines) -> Item:
-    """Make the model's file, or take it from the store."""
+def _item(plan: Plan, lines: output.StepLines, *, verify: bool, offline: bool) -> Item:
+    """Fetch and make the model's file, or take it from the store; prove it; write its papers."""
     from edgekit import paths
     from edgekit.bundle.create import Item
+    from edgekit.bundle.documents import documents_of
     from edgekit.deploy import obtain
+    from edgekit.deploy import verify as prove
     from edgekit.errors import MissingInputError
+    from edgekit.fetch_step import fetched
+    from edgekit.gate import Gate
+    from edgekit.pull import Options
     from edgekit.store import Store
 
     store = Store(paths.store_dir())
+    plan = fetched(plan, store, lines, Options(offline=offline))
     file = obtain(plan, store, lines)
     entry = store.find(plan.card.id, plan.choice.filetype, plan.source)
     if entry is None:
         raise MissingInputError(f"{file} left the store", code="store_changed")
-    return Item(plan.card, entry, file, {})
+    if verify:
+        prove(plan, file, lines, Gate(store.root, _host_free_bytes()))
+    papers = documents_of(plan, entry, file, store=store.root, data=paths.data_dir())
+    return Item(plan.card, entry, file, papers)
+
+
+def _host_free_bytes() -> int | None:
+    from edgekit.probe import probe
+    from edgekit.this_machine import host_free_bytes
+
+    return host_free_bytes(probe())
 
 
 def _show_plan(plans: Sequence[Plan], target: Path, *, signed: bool, json: bool) -> None:

@@ -149,6 +149,8 @@ def describe(targets: list[Target], machine: Machine | None) -> None:
 
 def describe_choice(plan: Plan) -> None:
     """Print what was chosen for one model, and why."""
+    from edgekit import paths
+    from edgekit.licence_policy import read_policy, rulings
     from edgekit.plan import ceiling, others
     from edgekit.report import ceiling_line
 
@@ -168,6 +170,8 @@ def describe_choice(plan: Plan) -> None:
         output.say("", f"edgekit fit {plan.card.id} shows all")
     use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}
     output.say("Licence", licence.label + use[licence.commercial_use])
+    for ruling in rulings(licence, read_policy(paths.config_dir())):
+        output.say("Refused" if ruling.refused else "Warning", ruling.said)
     output.say("Ceiling", ceiling_line(ceiling(plan)))
 
 

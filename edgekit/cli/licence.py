@@ -63,19 +63,17 @@ def register(app: typer.Typer) -> None:
 
 
 def show(card: ModelCard, found: Acceptance | None) -> None:
-    """Print the licence's conditions and the record of its acceptance."""
+    """Print the licence's conditions, what they mean here, and the record of its acceptance."""
+    from edgekit import paths
+    from edgekit.licence_policy import read_policy, rulings
+    from edgekit.obligations import obligations
+
     licence = card.licence
-    use = {True: "commercial use allowed", False: "no commercial use", None: "use not read up"}
-    output.say("Licence", f"{licence.name}: {use[licence.commercial_use]}")
-    for label, value in (
-        ("Asks", licence.conditions),
-        ("Users", licence.mau_limit and f"not above {licence.mau_limit:,} a month"),
-        ("EU", licence.eu_clause),
-        ("Show", licence.attribution),
-        ("Text", licence.url),
-    ):
-        if value:
-            output.say(label, str(value))
+    output.say("Licence", licence.name)
+    for label, text in obligations(licence):
+        output.say(label, text)
+    for ruling in rulings(licence, read_policy(paths.config_dir())):
+        output.say("Refused" if ruling.refused else "Warning", ruling.said)
     if found is not None:
         digest = f", text sha256 {found.text_sha256[:16]}…" if found.text_sha256 else ""
         output.say("Accepted", f"{found.when} by {found.who}{digest}")
@@ -83,3 +81,22 @@ def show(card: ModelCard, found: Acceptance | None) -> None:
         output.say("Accepted", f"not yet: edgekit licence {card.id} --accept")
     else:
         output.say("Accepted", "not needed")
+
+
+def show_licence(card: ModelCard) -> None:
+    """Print what is to be known before a model is fetched, bundled or served.
+
+    Raises as `licence_policy.check_allowed`.
+    """
+    from edgekit import paths
+    from edgekit.licence_policy import check_allowed
+    from edgekit.obligations import obligations
+
+    warnings = check_allowed(card, paths.data_dir(), paths.config_dir())
+    use = {True: ", commercial use allowed", False: ", no commercial use", None: ""}
+    output.say("Licence", card.licence.label + use[card.licence.commercial_use])
+    for label, text in obligations(card.licence):
+        if label in ("Asks", "Users", "Show"):
+            output.say("", f"{label.lower()}: {text}")
+    for text in warnings:
+        output.say("Warning", text)

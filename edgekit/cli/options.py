@@ -37,8 +37,20 @@ DeviceOption = Annotated[
 ]
 
 
+def _cut_off(wanted: bool) -> bool:
+    from edgekit import egress
+
+    return egress.enforce(wanted)
+
+
 Offline = Annotated[
-    bool, typer.Option("--offline", envvar="EDGEKIT_OFFLINE", help="Never use the network.")
+    bool,
+    typer.Option(
+        "--offline",
+        envvar="EDGEKIT_OFFLINE",
+        callback=_cut_off,
+        help="Nothing leaves this machine.",
+    ),
 ]
 Mirror = Annotated[
     str | None,

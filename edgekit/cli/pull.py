@@ -80,7 +80,7 @@ def wanted(model: str, revision: str | None) -> Want:
     from edgekit import paths
     from edgekit.catalogue import find_model
     from edgekit.errors import MissingInputError
-    from edgekit.licence import check_accepted
+    from edgekit.licence_policy import check_allowed
     from edgekit.origin import hub_reference, want_of
 
     reference = hub_reference(model)
@@ -91,7 +91,7 @@ def wanted(model: str, revision: str | None) -> Want:
         if reference is None or error.code != "model_unknown":
             raise
         return replace(reference, revision=revision or reference.revision)
-    check_accepted(card, paths.data_dir())
+    check_allowed(card, paths.data_dir(), paths.config_dir())
     if reference is not None and reference.file:
         return replace(reference, revision=revision or reference.revision)
     asked = revision or (reference.revision if reference else None)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekit.cli import output
-from edgekit.cli.options import DEFAULT_USERS, Host, Json, Port, keys_option
+from edgekit.cli.options import DEFAULT_USERS, Host, Json, Offline, Port, keys_option
 from edgekit.units import GIB, MIB
 
 if TYPE_CHECKING:
     from edgekit_server import EngineConfig
+    from edgekit_server.config import Notice
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +70,7 @@ def register(app: typer.Typer) -> None:
         canary: Annotated[
             bool, typer.Option(help="First decode a few tokens in a child, to find a bad build.")
         ] = True,
+        offline: Offline = False,
         json: Json = False,
     ) -> None:
         """Serve GGUF files until Ctrl-C; all but the first load on demand.
@@ -88,6 +90,7 @@ def register(app: typer.Typer) -> None:
         pinned = named(pin or (), names, "--pin")
         check_endpoint(host, port, keys)
         check_installed("fastapi", "uvicorn", "llama_cpp")
+        notices = {path: notice_for(path) for path in file}
         from edgekit_server import EngineConfig, ServeConfig
         from edgekit_server import serve as run
         from edgekit_server.config import Adapter, ModelConfig
@@ -121,9 +124,10 @@ def register(app: typer.Typer) -> None:
                     engine,
                     roles=roles.get(engine.model_id, ()),
                     pinned=engine.model_id in pinned,
+                    notice=notices[path],
                     memory_bytes=None if memory_budget is None else bytes_of(engine),
                 )
-                for engine in engines
+                for path, engine in zip(file, engines, strict=True)
             ),
             memory_budget_bytes=None if memory_budget is None else round(memory_budget * GIB),
             idle_unload_s=None if idle_unload is None else idle_unload * 60,
@@ -174,6 +178,32 @@ def names_of(files: Sequence[Path], given: Sequence[str], *, one_only: bool) -> 
             hint="give each file a name, in order: --model-id A --model-id B",
         )
     return names
+
+
+def notice_for(file: Path) -> Notice | None:
+    """Say on standard error what a file's licence asks; return it for /licence.
+
+    Raises DeniedError for a model of the catalogue that may not be used here.
+    """
+    import sys
+
+    from edgekit import paths
+    from edgekit.licence_policy import check_allowed
+    from edgekit.licence_served import card_of, notice_of_entry, own_words
+    from edgekit.store import Store
+
+    known = card_of(file, Store(paths.store_dir()))
+    if known is None:
+        found = own_words(file)
+    else:
+        card, entry = known
+        for text in check_allowed(card, paths.data_dir(), paths.config_dir()):
+            sys.stderr.write(f"warning: {text}\n")
+        found = notice_of_entry(card, entry, None, paths.data_dir())
+    if found is not None:
+        shown = f"; show {found.shown}" if found.shown else ""
+        sys.stderr.write(f"licence of {file.name}: {found.licence}{shown}\n")
+    return found
 
 
 def _name_of(path: Path) -> str:

@@ -20,6 +20,7 @@ from .api import (
     embeddings,
     fim,
     health,
+    licence,
     llamacpp,
     lora,
     messages,
@@ -83,7 +84,7 @@ def create_app(config: ServeConfig, *, spawn: Spawn | None = None) -> FastAPI:
     install_document(app)
     for part in (
         chat, completions, responses, messages, ollama, llamacpp, fim,
-        embeddings, rerank, tokens, lora, models, health, page,
+        embeddings, rerank, tokens, lora, models, health, licence, page,
     ):  # fmt: skip
         app.include_router(part.routes)
     app.add_middleware(EarlyStreams)

@@ -62,6 +62,15 @@ ROLES = ("chat", "completion", "embeddings", "rerank")
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """What a model's licence asks. `shown` is what users must see; `text` is for /licence."""
+
+    licence: str
+    shown: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One of a server's models, and how it shares the memory with the others."""
 
@@ -76,6 +85,8 @@ class ModelConfig:
     """Loaded at start, never unloaded."""
     memory_bytes: int | None = None
     """What it takes while loaded, as predicted; needed where there is a memory budget."""
+    notice: Notice | None = None
+    """None where nobody said what the model comes under."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 VARIABLE: Final = "EDGEKIT_OFFLINE"
@@ -27,7 +28,13 @@ class EgressError(OSError):
 
 def asked() -> bool:
     """Say whether the environment forbids the network."""
-    return os.environ.get(VARIABLE, "").lower() in ("1", "on", "yes", "true", "t", "y")
+    return asked_for(os.environ)
+
+
+def asked_for(environment: Mapping[str, str | None]) -> bool:
+    """Say whether such an environment forbids the network. Pure."""
+    given = environment.get(VARIABLE) or ""
+    return given.lower() in ("1", "on", "yes", "true", "t", "y")
 
 
 def follow() -> None:

@@ -8,7 +8,7 @@ VERSIONED = frozenset(
 """First segments that live under /v1."""
 ROOTED = frozenset(
     {"health", "livez", "readyz", "metrics", "tokenize", "detokenize", "lora-adapters"}
-    | {"infill", "props", "apply-template", "completion", "api", "status"}
+    | {"infill", "props", "apply-template", "completion", "api", "status", "licence"}
 )
 """First segments that live at the root."""
 PAGE = frozenset({"/"}) | {
@@ -23,7 +23,7 @@ PUBLIC = PAGE | {"/health", "/livez", "/readyz"}
 """Paths that need no key: monitors have none, the page asks for it, and they say nothing."""
 
 KNOWN = PUBLIC | {
-    "/metrics", "/status", "/status/report",
+    "/metrics", "/status", "/status/report", "/licence",
     "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/embeddings",
     "/v1/rerank", "/tokenize", "/detokenize", "/lora-adapters", "/", "/infill", "/props",
     "/apply-template", "/completion", "/v1/fim/completions", "/v1/messages",
@@ -39,6 +39,8 @@ def canonical(path: str) -> str:
         segments.pop(0)
     if segments[-1:] == ["reranking"]:  # llama-server's other name
         segments[-1] = "rerank"
+    if segments == ["license"]:
+        segments = ["licence"]
     if segments and segments[0] in VERSIONED:
         segments.insert(0, "v1")
     elif segments[:1] == ["v1"] and segments[1:2] and segments[1] in ROOTED:

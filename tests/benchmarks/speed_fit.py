@@ -153,10 +153,9 @@ def fit(
     table: Table,
     parents: Mapping[str, str | None],
     keep: Sequence[int] | None = None,
-    warm: Fit | None = None,
-    steps: int = 25,
+    steps: int = 80,
 ) -> Fit:
-    """Constants from the rows `keep` (all without it), starting where `warm` ended."""
+    """Constants from the rows `keep` (all without it), from the start values to convergence."""
     index = np.arange(len(table.rows)) if keep is None else np.asarray(keep)
     spec = DECODE if table.names == tuple(DECODE) else PREFILL
     families = [table.rows[i].device.family.id for i in index]
@@ -172,9 +171,6 @@ def fit(
                       for n in nodes])  # fmt: skip
     hold = 1 / loose**2
     delta = np.zeros((len(nodes), n_terms))
-    if warm is not None:
-        for i, node in enumerate(nodes):
-            delta[i] = warm.delta[warm.nodes.index(node)]
     used = member.T @ (x > 0) > 0
     flat = np.flatnonzero(used.ravel())
     for _ in range(steps):

@@ -20,7 +20,7 @@ from tests.support.cli import POCKET, ROOT, Cli
 
 COMMANDS = (
     *("pull", "store", "licence", "bundle"),
-    *("deploy", "fit", "probe", "models", "devices"),
+    *("deploy", "fit", "compare", "buy", "probe", "models", "devices"),
     *("quantize", "evaluate", "imatrix", "serve", "connect", "bench", "engine", "doctor"),
 )
 

@@ -29,6 +29,12 @@ from tests.support.checkpoints import make_checkpoint, write_safetensors
 NUMBERS = {name: file_type.number for name, file_type in FILE_TYPES.items()}
 PLAIN = [name for name, file_type in FILE_TYPES.items() if not file_type.needs_imatrix]
 """Types that need no importance matrix; test_bit_identity.py has the others."""
+# fmt: off
+COMMON = [
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_XS",
+    "Q3_K_M", "Q2_K",
+]
+# fmt: on
 POCKET = Path(__file__).parents[2] / "profiles" / "edgekit_profiles" / "pocket"
 
 
@@ -89,13 +95,12 @@ def test_small_shapes_are_llama_quantizes_files(shape: str, tmp_path: Path) -> N
     assert_identical(folder, tmp_path, names)
 
 
-def test_pocket_is_llama_quantizes_file(tmp_path: Path) -> None:
-    assert_identical(POCKET, tmp_path, PLAIN)
+@pytest.mark.parametrize("names", [COMMON, pytest.param(PLAIN, marks=pytest.mark.slow)])
+def test_pocket_is_llama_quantizes_file(names: list[str], tmp_path: Path) -> None:
+    assert_identical(POCKET, tmp_path, names)
 
 
-@pytest.mark.parametrize(
-    "names", [["Q8_0"], pytest.param(PLAIN, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [["Q8_0"], pytest.param(COMMON, marks=pytest.mark.slow)])
 def test_128k_vocabulary_untied(names: list[str], tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "c", vocab=131072, layers=1)
     assert_identical(folder, tmp_path, names)

@@ -42,6 +42,7 @@ TEXT = {"type": ["string", "null"]}
 MODEL: dict[str, Any] = {
     "id": {"type": "string"},
     "aliases": {"type": "array"},
+    "licence": {"type": ["object", "null"], "required": ["name", "shown"]},
     "state": {"enum": ["loading", "ready", "restarting", "failed", "stopped", "unloaded"]},
     "failure": {"type": ["object", "null"], "required": ["message", "hint"]},
     "restarts": {"type": "integer"},

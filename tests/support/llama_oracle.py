@@ -58,38 +58,6 @@ def _do_quantize(job: Job) -> object:
     return "ok"
 
 
-def _do_dry_run(job: Job) -> object:
-    """Return {file type number: {tensor: [type before, type after]}} from the dry run's log."""
-    import ctypes
-    import re
-
-    import llama_cpp
-
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def log(level: int, text: bytes, user_data: object) -> None:
-        lines.append(text.decode(errors="replace"))
-
-    llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
-    result = {}
-    pattern = re.compile(r"\] +(\S+) +- \[.*?\], type = +(\w+), size = .*?(?:\((\w+)\))?$")
-    for number in job["numbers"]:
-        lines.clear()
-        params = _quantize_params(number)
-        params.dry_run = True
-        code = llama_cpp.llama_model_quantize(
-            job["source"].encode(), b"/nonexistent/out.gguf", ctypes.byref(params)
-        )
-        assert code == 0, "".join(lines[-5:])
-        rows = {}
-        for line in "".join(lines).splitlines():
-            if found := pattern.search(line):
-                rows[found[1]] = [found[2], found[3] or found[2]]
-        result[number] = rows
-    return result
-
-
 def _do_generate(job: Job) -> object:
     import llama_cpp
 
@@ -122,7 +90,6 @@ if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     actions = {
         "quantize": _do_quantize,
-        "dry_run": _do_dry_run,
         "generate": _do_generate,
         "tokenize": _do_tokenize,
     }

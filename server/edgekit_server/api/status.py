@@ -47,10 +47,11 @@ def describe(served: Served) -> dict[str, object]:
     `queued` are the requests beyond the sequences: at least so many wait.
     """
     hello, failure = served.hello, served.client.failure or served.failure
-    n_open = served.client.in_flight
+    n_open, notice = served.client.in_flight, served.config.notice
     return {
         "id": served.id,
         "aliases": list(served.aliases),
+        "licence": notice and {"name": notice.licence, "shown": notice.shown},
         "state": state_of(served),
         "failure": None if failure is None else {"message": failure.message, "hint": failure.hint},
         "restarts": served.restarts,

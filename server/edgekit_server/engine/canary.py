@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit_server import egress
 from edgekit_server.engine import native, threads
 from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.options import ContextOptions, ModelOptions
@@ -27,6 +28,7 @@ N_PROMPT, N_SINGLE, N_TOGETHER = 48, 4, 4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the canary; return the exit code of the error tree, 0 if all is well."""
+    egress.follow()
     parser = argparse.ArgumentParser(prog="edgekit_server.engine.canary")
     parser.add_argument("model", type=Path)
     parser.add_argument("--no-extra-bufts", action="store_true", help="no repacked weights")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from edgekit_server import egress
 from edgekit_server.engine import breakdown, native
 from edgekit_server.engine.options import ContextOptions, ModelOptions
 from edgekit_server.errors import ModelMissingError, ServerError
@@ -21,6 +22,7 @@ from edgekit_server.errors import ModelMissingError, ServerError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; return the exit code of the error tree."""
+    egress.follow()
     options = _parser().parse_args(arguments)
     flash = {"auto": None, "on": True, "off": False}[options.flash_attn]
     context_options = ContextOptions(

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+from edgekit_server import egress
 from edgekit_server.engine import native, threads
 from edgekit_server.engine.batch import Batch
 from edgekit_server.engine.log import Log
@@ -60,6 +61,7 @@ class Timing:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the jobs; return the exit code of the error tree, 0 if the model was loaded."""
+    egress.follow()
     parser = argparse.ArgumentParser(prog="edgekit_server.engine.trial")
     parser.add_argument("model", type=Path)
     parser.add_argument("--no-extra-bufts", action="store_true", help="no repacked weights")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
+from edgekit_server import egress
 from edgekit_server.config import EngineConfig
 from edgekit_server.engine import (
     embedding,
@@ -48,6 +49,7 @@ SWITCH_INTERVAL_S = 5e-4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one model over an inherited socket; return the exit code."""
+    egress.follow()
     parser = argparse.ArgumentParser(prog="edgekit_server.engine.worker")
     parser.add_argument("--fd", type=int, required=True, help="inherited socket")
     options = parser.parse_args(arguments)

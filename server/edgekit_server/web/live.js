@@ -105,6 +105,9 @@ function facts(model, report) {
     ["Can do", can || "–"],
   ];
   if (model.aliases.length) list.push(["Also called", model.aliases.join(", ")]);
+  if (model.licence) {
+    list.push(["Licence", [model.licence.name, model.licence.shown].filter(Boolean).join(" · ")]);
+  }
   if (model.restarts) list.push(["Engine restarts", count(model.restarts)]);
   return list;
 }
