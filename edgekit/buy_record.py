@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from edgekit.buy import Answer, Need, Offer
 from edgekit.fit_record import fit_record, row
+from edgekit.price import is_machine
 
 
 def buy_record(answer: Answer) -> dict[str, object]:
@@ -62,6 +63,7 @@ def _offer(offer: Offer) -> dict[str, object]:
         "name": offer.device.name,
         "count": offer.device.count,
         "status": offer.status,
+        "whole_machine": is_machine(offer.device),
         "price_usd": offer.price.usd,
         "price_date": offer.price.date,
         "price_note": offer.price.note,
@@ -104,6 +106,7 @@ def _flat(rank: int, offer: Offer) -> Mapping[str, object]:
         "ttft_ms": first and first.value,
         "ttft_ms_low": first and first.low,
         "ttft_ms_high": first and first.high,
+        "whole_machine": is_machine(offer.device),
         "price_usd": offer.price.usd,
         "price_date": offer.price.date,
         "price_note": offer.price.note,

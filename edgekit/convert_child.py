@@ -54,6 +54,7 @@ def main() -> int:
             split_bytes=split_bytes if isinstance(split_bytes, int) else None,
             imatrix=_path(wanted.get("imatrix")),
             overrides=recipe.overrides,
+            vision=wanted.get("vision") is True,
         )
     except KeyboardInterrupt:
         return 130

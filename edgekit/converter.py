@@ -55,6 +55,8 @@ class Wanted:
     recipe: Path | None = None
     target_bytes: int | None = None
     target_bpw: float | None = None
+    vision: bool = False
+    """The model's vision part in place of its language part."""
 
     @property
     def searched(self) -> bool:
@@ -145,6 +147,7 @@ def _as_json(wanted: Wanted) -> dict[str, object]:
         "pure": overrides.pure,
         "target_bytes": wanted.target_bytes,
         "target_bpw": wanted.target_bpw,
+        "vision": wanted.vision,
     }
 
 

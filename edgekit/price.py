@@ -9,6 +9,9 @@ from typing import Final
 from edgekit.facts import GIB, Device
 
 NONE_FOUND: Final = "no price found"
+_MACHINES: Final = frozenset(
+    ("apple-silicon", "unified-soc", "edge-soc", "mini-pc", "sbc", "laptop-soc")
+)
 _BASE: Final = re.compile(r"\bbase\b", re.IGNORECASE)
 _DATE: Final = re.compile(r"\b20\d\d(-\d\d)?\b")
 
@@ -23,6 +26,11 @@ class Price:
     usd: float | None
     date: str | None
     note: str
+
+
+def is_machine(device: Device) -> bool:
+    """Whether it is bought as a whole machine; a card or a processor needs one around it."""
+    return device.kind in _MACHINES
 
 
 def price_of(device: Device) -> Price:

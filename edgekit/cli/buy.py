@@ -153,7 +153,10 @@ def show(answer: Answer, *, explain: bool) -> None:
         _more(len(priced) - len(shown), "meet it at a higher price")
     for offers, title in (
         (unpriced, "Meet it, but no price found, so they are not ranked by it; smallest first"),
-        (list(answer.undecided), "Nothing known against them, but not all that was asked is known"),
+        (
+            list(answer.undecided),
+            f"Nothing known against them, but {_open(answer)} is not known of all of them",
+        ),
     ):
         if offers:
             print(f"\n{title}")
@@ -176,6 +179,10 @@ def show(answer: Answer, *, explain: bool) -> None:
     else:
         _prices(shown)
     _notes(answer)
+
+
+def _open(answer: Answer) -> str:
+    return " and ".join(dict.fromkeys(u for o in answer.undecided for u in o.unknown))
 
 
 def _head(answer: Answer) -> None:
@@ -222,6 +229,12 @@ def _more(count: int, what: str) -> None:
 
 def _prices(offers: Sequence[Offer]) -> None:
     """Say where each price is from, several devices of one note together."""
+    from edgekit.price import is_machine
+
+    whole = [offer.device.id for offer in offers if is_machine(offer.device)]
+    if whole and len(whole) < len(offers):
+        verb = "is a whole machine" if len(whole) == 1 else "are whole machines"
+        output.say("Machines", f"{', '.join(whole)} {verb}; the others need one around them")
     notes: dict[str, list[str]] = {}
     for offer in offers:
         if offer.price.note != "no price found":

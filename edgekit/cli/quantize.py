@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgekit.converter import Made, Wanted
 
 DEFAULT_FILETYPE = "Q4_K_M"
+VISION_FILETYPE = "F16"
+"""Vision parts are small and lose much when quantized; llama.cpp's converter writes F16 too."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +50,9 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="For the token embeddings.")
         ] = None,
         pure: Annotated[bool, typer.Option("--pure", help="One type, no mix.")] = False,
+        vision: Annotated[
+            bool, typer.Option("--vision", help="Convert the vision part: an mmproj file.")
+        ] = False,
         threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
         split_size: Annotated[
             str | None,
@@ -77,11 +82,13 @@ def register(app: typer.Typer) -> None:
             recipe=recipe,
             target_bytes=parse_bytes(target_size) if target_size else None,
             target_bpw=target_bpw,
+            vision=vision,
         )
         _check_wanted(wanted, recipe_out)
         # The checkpoint is read before anything else is said about what would be written.
         kind, tensor_bytes = _predicted(source, wanted)
-        target = destination or source.resolve().parent / f"{source.resolve().name}-{kind}.gguf"
+        stem = f"{'mmproj-' if vision else ''}{source.resolve().name}-{kind}"
+        target = destination or source.resolve().parent / f"{stem}.gguf"
         _check_free(target, split=split_bytes is not None, force=force)
         if dry_run:
             plan = {"source": str(source), "destination": str(target), "filetype": kind}
@@ -169,6 +176,8 @@ def _check_wanted(wanted: Wanted, recipe_out: Path | None) -> None:
         clash = f"a target size and {named[0]}"
     elif wanted.recipe is not None and wanted.filetype is not None:
         clash = "--recipe and --filetype"
+    elif wanted.vision and (wanted.searched or wanted.imatrix or set(named) - {"--filetype"}):
+        clash = "--vision and what chooses types for the language part"
     elif recipe_out is not None and not wanted.searched:
         raise UsageError(
             "there is no mix to write: no target was given",
@@ -203,6 +212,8 @@ def _predicted(source: Path, wanted: Wanted) -> tuple[str, int]:
     from edgekit.source import read_config
     from edgekit_quantize.recipe import weights_bytes
 
+    if wanted.vision:
+        return _predicted_vision(source, wanted.filetype or VISION_FILETYPE)
     config = read_config(source)
     if wanted.searched:
         if wanted.target_bytes is not None:
@@ -213,3 +224,13 @@ def _predicted(source: Path, wanted: Wanted) -> tuple[str, int]:
     kind = find_filetype(named or DEFAULT_FILETYPE).id
     imatrix = wanted.imatrix is not None
     return kind, weights_bytes(config, kind, imatrix=imatrix, overrides=overrides)
+
+
+def _predicted_vision(source: Path, filetype: str) -> tuple[str, int]:
+    from edgekit_quantize.checkpoint import Checkpoint
+    from edgekit_quantize.mmproj import plan_vision
+    from edgekit_quantize.tensor_types import find_file_type
+
+    with Checkpoint(source) as checkpoint:
+        plan = plan_vision(checkpoint, find_file_type(filetype))
+    return filetype.upper(), plan.tensors[-1].offset + plan.tensors[-1].bytes

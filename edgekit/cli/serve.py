@@ -77,6 +77,7 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit serve model.gguf --ctx 32768 --users 4
         """
+        del offline  # the option itself cut this process off
         import logging
         import sys
 

@@ -334,6 +334,17 @@ def _next(text: str) -> list[str]:
     return shlex.split(command.removeprefix("Next").strip().removeprefix("edgekit "))
 
 
+def test_a_whole_machine_is_told_from_a_card(cli: Inside) -> None:
+    text = " ".join(
+        cli.run("buy", "mistral-3-small", "--users", "1", "--watts", "150").stdout.split()
+    )
+    assert "amd-strix-halo-128" in text
+    assert "whole machines; the others need one around them" in text
+    found = ask(watts=150.0)
+    whole = {r["device"]: r["whole_machine"] for r in buy_record(found)["rows"]}  # type: ignore[attr-defined]
+    assert (whole["amd-strix-halo-128"], whole["nvidia-l4"]) == (True, False)
+
+
 def test_explain_opens_each_figure(cli: Inside) -> None:
     text = cli.run("buy", "qwen2.5-coder-7b", "--users", "1", "--explain").stdout
     for word in ("memory: weights", "decode:", "basis:", "price: ", "power: ", "device facts:"):

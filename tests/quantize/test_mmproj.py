@@ -18,6 +18,7 @@ from edgekit_quantize.gguf_header import GgufTensor
 from edgekit_quantize.gguf_write import encode_header
 from tests.support import tiny_models
 from tests.support.checkpoints import write_safetensors
+from tests.support.cli import Cli
 from tests.support.dense_models import DENSE
 from tests.support.native_layout import read_tensors, write_native
 from tests.support.vision_oracle import mtmd_features, transformers_features
@@ -222,3 +223,15 @@ def test_hostile_configs(model: str, changes: list[tuple[tuple[str | None, str],
     assert refused.code in ("bad_config", "no_vision", "missing_tensor")
     assert len(str(refused)) < 500
     assert encode_header([], [])
+
+
+def test_the_command_writes_it_beside_the_model(tmp_path: Path) -> None:
+    folder = save(GEMMA, tmp_path / "gemma")
+    cli = Cli(tmp_path)
+    plan = cli.json("quantize", folder, "--vision", "--dry-run")
+    made = cli.json("quantize", folder, "--vision")
+    assert Path(made["path"]).name == "mmproj-gemma-F16.gguf"
+    assert (plan["filetype"], plan["tensor_bytes"]) == ("F16", made["tensor_bytes"])
+    assert read_header(Path(made["path"])).architecture == "clip"
+    refused = cli.run("quantize", folder, "--vision", "--pure")
+    assert refused.returncode == 2

@@ -60,6 +60,7 @@ function draw() {
   show($("rest"), true);
   show($("nav"), true);
   show($("forget"), Boolean(key()));
+  show($("licences"), !key()); // a plain link sends no key
   showStatus(status, model, ours);
   allow(model, status.models);
   settings(model, status.models);
