@@ -1,8 +1,8 @@
 """Which devices meet a need, cheapest first, and what the others miss.
 
-Each device is tried as it is sold: the smallest memory that holds the model, and several cards
-only where one does not hold it, because split layers add memory and no speed. A device that is
-not known to meet everything is never ranked as if it did: without a price it stands behind those
+Each device is tried as it is sold, from its smallest memory and one card upwards, up to the first
+that holds the model and is fast enough. Split layers add memory and no speed, but memory may hold
+a file type that is faster there. A device that is not known to meet everything is never ranked as if it did: without a price it stands behind those
 with one, and against a budget it stays open.
 """
 
@@ -172,11 +172,14 @@ def variants(device: Device, gpus: int) -> Iterator[Device]:
 
 
 def _tried(need: Need, device: Device, floor: str, assumed: Assumptions) -> Iterator[Offer]:
-    """Offers of one device, up to the first that holds the model."""
+    """Offers of one device, up to the first that holds the model and is fast enough.
+
+    Price and power end nothing: more memory costs no less of them.
+    """
     for variant in variants(device, need.gpus):
         offer = _offer(need, device.id, variant, floor, assumed)
         yield offer
-        if offer.candidate.verdict == "fits":
+        if not {miss.what for miss in offer.misses} & {"memory", "speed", "ttft"}:
             return
 
 

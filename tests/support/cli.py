@@ -48,6 +48,7 @@ class Cli:
             "EDGEKIT_CACHE_DIR": str(self.home / "cache"),
             "OMP_NUM_THREADS": "1",
             "EDGEKIT_TUNE": "off",
+            "EDGEKIT_BUNDLE_VERIFY": "off",
             **self.env,
         }
 
