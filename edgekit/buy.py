@@ -2,8 +2,8 @@
 
 Each device is tried as it is sold, from its smallest memory and one card upwards, up to the first
 that holds the model and is fast enough. Split layers add memory and no speed, but memory may hold
-a file type that is faster there. A device that is not known to meet everything is never ranked as if it did: without a price it stands behind those
-with one, and against a budget it stays open.
+a file type that is faster there. A device that is not known to meet everything is never ranked as
+if it did: without a price it stands behind those with one, and against a budget it stays open.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _tried(need: Need, device: Device, floor: str, assumed: Assumptions) -> Iter
 def _offer(need: Need, base: str, device: Device, floor: str, assumed: Assumptions) -> Offer:
     candidate = _candidate(need, device, floor)
     price = price_of(device)
-    missed, unknown, doubts = _speed_misses(need, candidate)
+    missed, unknown, doubts = _speed_misses(need, _runnable(need, candidate))
     misses = [*_fit_misses(candidate), *missed, *_bounds(need, device, price)]
     if need.budget_usd is not None and price.usd is None:
         unknown.append("price")
@@ -216,6 +216,16 @@ def _candidate(need: Need, device: Device, floor: str) -> Candidate:
 
 def _judged(need: Need, device: Device, filetype: str | None) -> list[Candidate]:
     return fit.candidates(need.card, device, users=need.users, n_ctx=need.n_ctx, filetype=filetype)
+
+
+def _runnable(need: Need, c: Candidate) -> Candidate:
+    """The candidate at the context that fits, to say how fast it would be at that."""
+    if c.verdict == "fits" or not 0 < c.largest_ctx < c.plan.n_ctx:
+        return c
+    if need.tok_s is None and need.ttft_ms is None:
+        return c
+    shorter = replace(need, n_ctx=c.largest_ctx)
+    return _judged(shorter, c.device, c.filetype.id)[0]
 
 
 def _good(c: Candidate) -> bool:
@@ -249,9 +259,8 @@ def _speed_misses(need: Need, c: Candidate) -> tuple[list[Miss], list[str], list
     misses: list[Miss] = []
     unknown: list[str] = []
     doubts: list[str] = []
-    if c.verdict != "fits":
-        return misses, unknown, doubts
-    decode, first = c.speed.decode, c.speed.ttft_ms
+    decode = c.speed.decode if c.verdict == "fits" else None
+    first = c.speed.ttft_ms if c.verdict == "fits" else None
     if need.tok_s is not None:
         if decode is None:
             unknown.append("speed")

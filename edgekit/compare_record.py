@@ -48,6 +48,7 @@ def _column(c: Column) -> dict[str, object]:
         "conditions": list(c.conditions),
         "fit": {k: v for k, v in row(c.best).items() if k not in ("cost", "licence")},
         "cost": c.cost.as_dict(),
+        "sources": [asdict(source) for source in card.sources],
         "params": card.params,
         "params_active": card.params_active,
         "released": card.released,

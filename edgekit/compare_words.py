@@ -67,7 +67,9 @@ def _weights(c: Column) -> str:
     size = f"{n / 1e9:,.1f} B" if n >= 1e8 else f"{n / 1e6:,.1f} M"
     active = f", {c.card.params_active / 1e9:g} B active" if c.card.params_active else ""
     released = f", {c.card.released}" if c.card.released else ""
-    return f"{size}{active}{released}"
+    # The owner is in the record; here the name of the weights is what tells models apart.
+    place = next((s.location.rsplit("/", 1)[-1] for s in c.card.sources if s.kind == "hub"), "")
+    return f"{f'{place}, ' if place else ''}{size}{active}{released}"
 
 
 def _filetype(c: Column) -> str:

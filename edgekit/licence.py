@@ -58,21 +58,36 @@ def find_acceptance(card: ModelCard, data: Path) -> Acceptance | None:
     """
     file = _file(card, data)
     try:
-        record = json.loads(file.read_bytes())
-        schema = record.pop("schema")
-        found = Acceptance(**record)
+        content = file.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadDataError(
-            f"the acceptance record {file} is damaged: {error}",
-            code="acceptance_damaged",
-            hint=f"delete it and run edgekit licence {card.id} --accept",
-        ) from error
+    except OSError as error:
+        raise _damaged(str(file), card, error) from error
+    found = _parse(content, str(file), card)
+    return found if found is not None and _holds(found, card) else None
+
+
+def _parse(content: bytes, where: str, card: ModelCard) -> Acceptance | None:
+    """Read a record; None for one of another schema."""
+    try:
+        record = json.loads(content)
+        return Acceptance(**record) if record.pop("schema") == SCHEMA else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(where, card, error) from error
+
+
+def _damaged(where: str, card: ModelCard, error: Exception) -> BadDataError:
+    return BadDataError(
+        f"the acceptance record {where} is damaged: {error}",
+        code="acceptance_damaged",
+        hint=f"delete it and run edgekit licence {card.id} --accept",
+    )
+
+
+def _holds(found: Acceptance, card: ModelCard) -> bool:
     text = _digest(card.licence)
     same_text = text is None or found.text_sha256 is None or text == found.text_sha256
-    same = schema == SCHEMA and found.licence == card.licence.name and found.model == card.id
-    return found if same and same_text else None
+    return found.licence == card.licence.name and found.model == card.id and same_text
 
 
 def accept(card: ModelCard, data: Path) -> Acceptance:
@@ -97,6 +112,26 @@ def accept(card: ModelCard, data: Path) -> Acceptance:
         raise from_os(error) from error
     write_durably(file, (json.dumps({"schema": SCHEMA, **asdict(found)}, indent=2) + "\n").encode())
     return found
+
+
+def adopt(card: ModelCard, record: bytes, data: Path) -> Acceptance | None:
+    """Keep an acceptance that came in a bundle whose maker is trusted; return what holds now.
+
+    One that was given here stays. One of another licence or text is not taken.
+
+    Raises BadDataError when the record given, or the one that is here, cannot be read.
+    """
+    if (here := find_acceptance(card, data)) is not None:
+        return here
+    file = _file(card, data)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os(error) from error
+    given = _parse(record, "in the bundle", card)
+    if given is not None and _holds(given, card):
+        write_durably(file, record)
+    return find_acceptance(card, data)
 
 
 def check_accepted(card: ModelCard, data: Path) -> None:

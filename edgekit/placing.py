@@ -37,19 +37,29 @@ def place(source: Path, target: Path) -> How:
         raise from_os(error) from error
 
 
-def _fill(source: Path, partial: Path) -> How:
-    if _reflink(source, partial):
+def share(source: Path, target: Path) -> How | None:
+    """Give one content a second name: reflink, else hard link; None where neither is possible.
+
+    Raises OSError when the source cannot be opened.
+    """
+    if _reflink(source, target):
         return "reflink"
     try:
-        os.link(source.resolve(), partial)
+        os.link(source.resolve(), target)
     except OSError:
         # Another filesystem, or one without links, such as exFAT.
-        with source.open("rb") as old, partial.open("wb") as new:
-            shutil.copyfileobj(old, new, 4 << 20)
-            new.flush()
-            os.fsync(new.fileno())
-        return "copy"
+        return None
     return "hardlink"
+
+
+def _fill(source: Path, partial: Path) -> How:
+    if (how := share(source, partial)) is not None:
+        return how
+    with source.open("rb") as old, partial.open("wb") as new:
+        shutil.copyfileobj(old, new, 4 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+    return "copy"
 
 
 def _reflink(source: Path, partial: Path) -> bool:

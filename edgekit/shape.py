@@ -41,6 +41,8 @@ Others may name a sliding window in their config (Mistral 7B, Phi): llama.cpp ha
 _QUERY_RANKS: Final = {"mistral4": 1024, "glm4_moe_lite": 768}
 """transformers' default of `q_lora_rank` where it is not DeepSeek's 1536."""
 
+_FUSED: Final = ("phi3",)
+_GATED: Final = ("muse_glimmer", "muse_glimmer_text")
 _LOCAL: Final = ("sliding_attention", "chunked_attention")
 _RECURRENT: Final = ("linear_attention", "conv", "mamba")
 
@@ -59,6 +61,8 @@ class Experts:
     n_ff_shared: int
     n_ff_dense: int
     layers: tuple[bool, ...]
+    weighted_first: bool = False
+    """Llama 4 weighs what goes into the experts, the others what comes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,10 @@ class Shape:
     cached: tuple[bool, ...] = ()
     """Which layers keep keys and values of their own; () is all that are not recurrent. Some
     reuse those of others (Gemma 4), some have no attention at all (Nemotron)."""
+    fused: bool = False
+    """Q, K and V come out of one matrix, gate and up out of another (Phi 3 and 4)."""
+    gated: bool = False
+    """What attention finds is multiplied by a gate as wide (Muse)."""
 
     def __post_init__(self) -> None:
         for each in (self.windows, self.state, self.cached):
@@ -145,6 +153,8 @@ def shape(config: Config) -> Shape:
         mla=mla,
         global_row=global_row,
         cached=_cached(text, n_layer),
+        fused=text.get("model_type") in _FUSED,
+        gated=text.get("model_type") in _GATED,
     )
 
 
@@ -275,7 +285,7 @@ def _experts(text: Config, n_layer: int) -> Experts | None:
         kept = dense_only if isinstance(dense_only, list) else []
         layers = tuple(i >= first and (i + 1) % step == 0 and i not in kept for i in range(n_layer))
     used = _size(text, "num_experts_per_tok", _size(text, "top_k_experts", 0, least=0) or None)
-    return Experts(_size(text, key), used, wide, shared, dense, layers)
+    return Experts(_size(text, key), used, wide, shared, dense, layers, is_llama4)
 
 
 def _size(config: Config, key: str, default: int | None = None, *, least: int = 1) -> int:

@@ -2,6 +2,8 @@
 
     store/blobs/<sha256>.gguf          a finished file, named by its content
     store/index/<model>/<filetype>.json   which blob serves a model at a file type, and from what
+    store/split/<sha256>-0000N-of-0000M.gguf   links that give the files of one model their names
+    store/papers/<sha256>              licences and records that came with an installed model
     store/partial/                     work in progress; safe to delete when nothing runs
 
 A writer holds the lock of its (model, file type) while it works; the lock is the kernel's, so it
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Final
 
 import filelock
 
@@ -32,12 +35,31 @@ from edgekit.errors import (
 )
 
 SCHEMA = "edgekit.store-entry/1"
+INSTALLED_SCHEMA = "edgekit.store-entry/2"
+"""Of a model that was installed: in several files, with papers, or served from where it lies."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_SPLIT_MARK = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of an installed model. `head_sha256` is of its first bytes, for quick checks."""
+
+    sha256: str
+    bytes: int
+    head_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model file in the store. `source` tells a changed checkpoint from the one converted."""
+    """One model in the store. `source` tells a changed checkpoint from the one converted.
+
+    An installed model has `parts`; of several, `sha256` still names the one file that was cut,
+    so that what was found out about it holds. `papers` are (name, sha256). `medium` is the bundle
+    that the files are served from, None when they lie in the store.
+    """
 
     model: str
     filetype: str
@@ -46,6 +68,21 @@ class Entry:
     tensor_bytes: int
     source: str
     made_by: str
+    parts: tuple[Part, ...] = ()
+    papers: tuple[tuple[str, str], ...] = ()
+    medium: str | None = None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What the names of its blobs are."""
+        return tuple(part.sha256 for part in self.parts) or (self.sha256,)
+
+
+_PLAIN: Final = {
+    f.name: int if f.name.endswith("_bytes") else str
+    for f in fields(Entry)
+    if f.name not in ("parts", "papers", "medium")
+}
 
 
 class Store:
@@ -55,15 +92,35 @@ class Store:
         self.root = root
 
     def path(self, entry: Entry) -> Path:
-        """Return where the entry's file lies."""
-        return self.root / "blobs" / f"{entry.sha256}.gguf"
+        """Return where the entry's file lies: the first one, of several."""
+        names = self.names(entry)
+        return names[0] if names else self.blobs(entry)[0]
+
+    def blobs(self, entry: Entry) -> list[Path]:
+        """Return the files of an entry, in order. One of a medium is a link to there."""
+        return [self.root / "blobs" / f"{digest}.gguf" for digest in entry.digests]
+
+    def names(self, entry: Entry) -> list[Path]:
+        """Return the links by which llama.cpp finds the files of one model; none for one file."""
+        count = len(entry.parts)
+        if count < 2:
+            return []
+        name = f"{entry.sha256}-{{:05d}}-of-{count:05d}.gguf"
+        return [self.root / "split" / name.format(n) for n in range(1, count + 1)]
+
+    def paper(self, entry: Entry, name: str) -> Path | None:
+        """Return a text that came with an installed model, None if there is none of that name."""
+        digest = dict(entry.papers).get(name)
+        return None if digest is None else self.root / "papers" / digest
 
     def find(self, model: str, filetype: str, source: str | None = None) -> Entry | None:
-        """Return the entry whose file is there with the right size, made from `source` if given.
+        """Return the entry whose files are there with the right sizes, made from `source` if given.
 
         The content is not read again: its digest was taken while it was written.
 
-        Raises BadDataError when the index entry cannot be read or is not ours.
+        Raises:
+            BadDataError: the index entry cannot be read or is not ours.
+            MissingInputError: it is served from a medium that is not there (`medium_missing`).
         """
         index = self._index(model, filetype)
         try:
@@ -79,10 +136,18 @@ class Store:
         if (entry.model, entry.filetype) != (model, filetype) or source not in (None, entry.source):
             return None
         try:
-            size = self.path(entry).stat().st_size
+            size = sum(blob.stat().st_size for blob in self.blobs(entry))
+            here = self.path(entry).is_file() and size == entry.file_bytes
         except OSError:
-            return None
-        return entry if size == entry.file_bytes else None
+            here = False
+        if not here and entry.medium is not None:
+            raise MissingInputError(
+                f"{model} {filetype} is served from {entry.medium}, and its files are not there",
+                code="medium_missing",
+                hint="put the medium back, or run edgekit bundle install DIR --in-place with the "
+                "folder where it is now",
+            )
+        return entry if here else None
 
     @contextmanager
     def writing(self, model: str, filetype: str) -> Iterator[Path]:
@@ -152,9 +217,21 @@ class Store:
         return self.root / "index" / model / f"{filetype}.json"
 
 
+def content_of(file: Path) -> str:
+    """Return the digest that a model file of the store is named by; of several, the whole's."""
+    return _SPLIT_MARK.sub("", file.stem)
+
+
+def plain_record(entry: Entry) -> dict[str, str | int]:
+    """Return what an entry says of the model, without how it lies in this store."""
+    return {name: getattr(entry, name) for name in _PLAIN}
+
+
 def entry_bytes(entry: Entry) -> bytes:
     """Return the one spelling of an index entry, with a digest of itself."""
-    record = {"schema": SCHEMA, **asdict(entry)}
+    record: dict[str, object] = {"schema": SCHEMA, **plain_record(entry)}
+    if entry.parts:
+        record = {"schema": INSTALLED_SCHEMA, **asdict(entry)}
     check = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**record, "check": check}, indent=2) + "\n").encode()
 
@@ -168,16 +245,40 @@ def read_entry(data: bytes) -> Entry:
         record = json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+    if not isinstance(record, dict):
+        raise ValueError(f"not an {SCHEMA} record")
+    schema = record.pop("schema", None)
+    if schema not in (SCHEMA, INSTALLED_SCHEMA):
         raise ValueError(f"not an {SCHEMA} record")
     record.pop("check", None)
-    kinds = {f.name: int if f.name.endswith("_bytes") else str for f in fields(Entry)}
-    if record.keys() != kinds.keys() or any(type(record[n]) is not k for n, k in kinds.items()):
+    installed = _installed(record) if schema == INSTALLED_SCHEMA else {}
+    if record.keys() != _PLAIN.keys() or any(type(record[n]) is not k for n, k in _PLAIN.items()):
         raise ValueError("fields are missing, unknown or of the wrong type")
     # The digest becomes a file name: nothing else may stand there.
     if not _SHA256.fullmatch(record["sha256"]):
         raise ValueError("sha256 is not a digest")
-    return Entry(**record)
+    return Entry(**record, **installed)
+
+
+def _installed(record: dict[str, Any]) -> dict[str, Any]:
+    """Take what only installed models have out of a record. Raises ValueError."""
+    try:
+        parts = tuple(Part(**part) for part in record.pop("parts"))
+        papers = tuple((name, digest) for name, digest in record.pop("papers"))
+        medium = record.pop("medium")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("fields are missing, unknown or of the wrong type") from error
+    digests = [d for part in parts for d in (part.sha256, part.head_sha256)]
+    digests += [digest for _, digest in papers]
+    if not all(isinstance(d, str) and _SHA256.fullmatch(d) for d in digests) or not parts:
+        raise ValueError("a part or a paper has no digest")
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name, _ in papers):
+        raise ValueError("a paper's name is none")
+    if not all(type(part.bytes) is int and part.bytes >= 0 for part in parts):
+        raise ValueError("a part has no size")
+    if not isinstance(medium, str | None):
+        raise ValueError("the medium is no path")
+    return {"parts": parts, "papers": papers, "medium": medium}
 
 
 def write_durably(path: Path, data: bytes) -> None:

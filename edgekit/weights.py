@@ -31,9 +31,13 @@ _AMX_BYTES: Final = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}
 to the byte."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """Tensor bytes by place: embeddings, each layer, output. Each tensor is padded to 32."""
+    """Tensor bytes by place: embeddings, each layer, output. Each tensor is padded to 32.
+
+    There is one for each config and file type, so that it can be told by what it is and need not
+    be compared layer by layer.
+    """
 
     filetype: str
     embedding: int

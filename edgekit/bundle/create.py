@@ -72,9 +72,14 @@ def create(
             code="not_empty",
             hint="choose a new folder; a bundle is never changed once it is sealed",
         )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os(error) from error
+    # First of all: a folder with anything in it and no journal is not gone on with.
+    journal.begin()
     layout = Layout(root, journal)
     layout.start()
-    journal.begin()
     check_room(root, sum(item.entry.file_bytes for item in items) - _blob_bytes(root))
     manifests = [
         add_model(

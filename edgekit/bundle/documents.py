@@ -1,6 +1,7 @@
 """The papers of a bundled model: licence, notice, acceptance, conversion, evaluation, fit.
 
-    LICENSE.txt  NOTICE.txt  licence-acceptance.json  conversion.json  evaluation.json  fit.json
+    LICENSE.txt  NOTICE.txt  licence.json  licence-acceptance.json
+    conversion.json  evaluation.json  fit.json
 
 Deterministic: what depends on the machine that makes the bundle (its free memory, where its
 folders lie) stays out.
@@ -24,7 +25,7 @@ ACCEPTANCE: Final = "licence-acceptance.json"
 CONVERSION: Final = "conversion.json"
 EVALUATION: Final = "evaluation.json"
 FIT: Final = "fit.json"
-LICENSE: Final = "LICENSE.txt"
+LICENCE: Final = "licence.json"
 NOTICE: Final = "NOTICE.txt"
 _TOLD: Final = ("edgekit.", "quantize.imatrix.", "general.architecture", "general.file_type")
 """Metadata of a GGUF that says how it was made."""
@@ -49,6 +50,7 @@ def documents_of(
     where = f"{origin['repository']}@{origin['revision']}" if origin.get("repository") else None
     papers = legal_texts(card, plan.weights, data)
     papers[NOTICE] = notice(card, changes, where)
+    papers[LICENCE] = encode(licence_record(card))
     papers[CONVERSION] = encode(conversion)
     papers[EVALUATION] = encode(evaluation_record(plan, entry, store))
     accepted = find_acceptance(card, data)
@@ -57,6 +59,19 @@ def documents_of(
     if not plan.device.probed:
         papers[FIT] = encode(fit_for(plan))
     return papers
+
+
+def licence_record(card: ModelCard) -> dict[str, Any]:
+    """Return what the licence asks, for programs. Pure."""
+    from edgekit.obligations import words_of
+
+    facts = {k: v for k, v in asdict(card.licence).items() if k != "text"}
+    return {
+        "schema": "edgekit.bundled-licence/1",
+        "model": card.id,
+        **facts,
+        **asdict(words_of(card.licence)),
+    }
 
 
 def conversion_record(

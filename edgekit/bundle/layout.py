@@ -90,9 +90,16 @@ class Manifest:
 class Layout:
     """A layout folder. Blobs appear whole under their digest or not at all."""
 
-    def __init__(self, root: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        journal: Journal | None = None,
+        sealed: Mapping[str, str] | None = None,
+    ) -> None:
+        """`sealed`: digests by path that what is read must have, the blobs' names aside."""
         self.root = root
         self._journal = journal
+        self._sealed = sealed
 
     def blob(self, digest: str) -> Path:
         """Return where a blob lies. Raises BadDataError for what is no sha256 digest."""
@@ -233,7 +240,10 @@ class Layout:
         return _object(raw, descriptor.digest)
 
     def _read(self, name: str) -> dict[str, Any]:
-        return _object(_small(self.root / name), name)
+        raw = _small(self.root / name)
+        if self._sealed is not None and hashlib.sha256(raw).hexdigest() != self._sealed.get(name):
+            raise _bad(name, "does not hold what was signed")
+        return _object(raw, name)
 
 
 def encode(value: object) -> bytes:

@@ -22,7 +22,7 @@ from edgekit.bundle.layout import (
 )
 from edgekit.errors import BadDataError, from_foreign
 from edgekit.facts import ModelCard
-from edgekit.store import Entry
+from edgekit.store import Entry, plain_record
 
 SCHEMA: Final = "edgekit.bundled-model/1"
 RECORD: Final = "edgekit.model.json"
@@ -122,13 +122,11 @@ def models_of(layout: Layout) -> list[BundledModel]:
 
 
 def _record(card: ModelCard, entry: Entry, weights: Sequence[Descriptor]) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "schema": SCHEMA,
         "name": card.name,
         "licence": card.licence.name,
-        "entry": asdict(entry),
+        "entry": plain_record(entry),
         "files": [weight.digest for weight in weights],
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from edgekit.bundle.documents import FIT
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.model import models_of
 from edgekit.bundle.sbom import bill_of_materials, dump, read_paper
@@ -22,9 +23,10 @@ def papers_of(layout: Layout) -> dict[str, bytes]:
     versions = {c["name"]: c["version"] for c in bill["components"] if c["type"] == "library"}
     found = {SBOM: dump(bill), VEX: dump(openvex(versions))}
     for model in models_of(layout):
+        what = f"{model.entry.model}-{model.entry.filetype}"
         for name, layer in model.documents.items():
             if name.endswith(".txt"):
-                found[f"licences/{model.entry.model}-{model.entry.filetype}/{name}"] = read_paper(
-                    layout, layer
-                )
+                found[f"licences/{what}/{name}"] = read_paper(layout, layer)
+            elif name == FIT:
+                found[f"fit/{what}.json"] = read_paper(layout, layer)
     return found

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from edgekit import __version__
-from edgekit.bundle.documents import CONVERSION, EVALUATION
+from edgekit.bundle.documents import CONVERSION, EVALUATION, LICENCE
 from edgekit.bundle.layout import FILE_PATH, Descriptor, Layout, encode
 from edgekit.bundle.model import BundledModel, models_of
 from edgekit.errors import BadDataError, from_os
@@ -65,7 +65,7 @@ def _model(layout: Layout, model: BundledModel) -> dict[str, Any]:
         "version": source.get("revision") or entry.sha256[:16],
         "description": f"{model.name}, quantized to {entry.filetype}, as GGUF",
         "hashes": _hashes(entry.sha256),
-        "licenses": [{"license": {"name": model.licence}}],
+        "licenses": [{"license": _licence(_paper(layout, model, LICENCE), model.licence)}],
         "modelCard": _card(conversion, evaluation),
         "components": [_file(ref, layer) for layer in (*model.files, *_sorted(model.documents))],
         "properties": _properties({"edgekit:filetype": entry.filetype, "edgekit:format": "gguf"}),
@@ -88,6 +88,12 @@ def _model(layout: Layout, model: BundledModel) -> dict[str, Any]:
             "notes": f"converted and quantized by {entry.made_by}",
         }
     return found
+
+
+def _licence(record: Mapping[str, Any], name: str) -> dict[str, str]:
+    spdx, url = record.get("spdx"), record.get("url")
+    named = {"id": spdx} if spdx and not spdx.startswith("LicenseRef-") else {"name": name}
+    return {**named, **({"url": url} if url else {})}
 
 
 def _card(conversion: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

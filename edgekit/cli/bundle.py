@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.bundle.create import Item
     from edgekit.plan import Plan
 
-ACTIONS = ("create", "check", "verify", "keygen")
+ACTIONS = ("create", "check", "verify", "push", "keygen")
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +66,10 @@ def register(app: typer.Typer) -> None:
                     verify=verify, offline=offline)  # fmt: skip
         elif action in ("check", "verify") and len(given) == 1:
             _check(Path(given[0]), trust or [], json=json)
+        elif action == "push" and len(given) == 2:
+            from edgekit.cli.registry import push
+
+            push(Path(given[0]), given[1], offline=offline, json=json)
         elif action == "keygen" and len(given) == 1:
             _keygen(given[0], json=json)
         else:

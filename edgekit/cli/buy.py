@@ -155,7 +155,7 @@ def show(answer: Answer, *, explain: bool) -> None:
         (unpriced, "Meet it, but no price found, so they are not ranked by it; smallest first"),
         (
             list(answer.undecided),
-            f"Nothing known against them, but {_open(answer)} is not known of all of them",
+            f"Nothing known against them, but not known of each: {_open(answer)}",
         ),
     ):
         if offers:

@@ -139,7 +139,7 @@ def fold(text: str, width: int) -> list[str]:
     """Break a cell's text into lines of at most `width`; a long word is broken too."""
     import textwrap
 
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, width) or [""]
 
 
 def _notes(found: Comparison) -> None:

@@ -31,4 +31,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def _cell(value: object) -> object:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    # A name out of somebody's catalogue must not become a formula of the spreadsheet.
+    return (
+        f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    )

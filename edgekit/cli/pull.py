@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +11,6 @@ from edgekit.cli import output
 from edgekit.cli.options import Json, Mirror, Offline
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit.checkpoints import Checkpoint
     from edgekit.hub import Listing
     from edgekit.origin import Want
@@ -24,7 +23,9 @@ def register(app: typer.Typer) -> None:
     def pull(
         model: Annotated[
             str,
-            typer.Argument(help="A model of `edgekit models`, org/name[@COMMIT], or a .gguf."),
+            typer.Argument(
+                help="A model of `edgekit models`, org/name[@COMMIT], a .gguf, or oci://…."
+            ),
         ],
         revision: Annotated[
             str | None, typer.Option(help="Commit or branch. Default: the pinned one.")
@@ -35,6 +36,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=1, max=32, help="Ranges fetched at the same time.")
         ] = 4,
         chunk: Annotated[str, typer.Option(hidden=True)] = "64MiB",
+        directory: Annotated[
+            Path | None, typer.Option("--output", help="oci://: where the bundle's folder goes.")
+        ] = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="List what would be fetched and stop.")
         ] = False,
@@ -47,12 +51,16 @@ def register(app: typer.Typer) -> None:
 
         Example: edgekit pull mistral-3-small --dry-run
         """
-        from pathlib import Path
-
         from edgekit import paths
+        from edgekit.bundle.oci_address import is_address
         from edgekit.pull import Options, find_settled, look
         from edgekit.units import parse_bytes
 
+        if is_address(model):
+            from edgekit.cli.registry import pull as pull_bundle
+
+            pull_bundle(model, directory, offline=offline, json=json)
+            return
         local = Path(model)
         if local.suffix == ".gguf" and local.is_file():
             report_gguf(local, json=json)

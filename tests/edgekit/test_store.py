@@ -22,11 +22,19 @@ from edgekit.errors import (
     MissingInputError,
     from_os,
 )
-from edgekit.store import SCHEMA, Entry, Store, fingerprint, read_entry, write_durably
+from edgekit.store import (
+    SCHEMA,
+    Entry,
+    Store,
+    fingerprint,
+    plain_record,
+    read_entry,
+    write_durably,
+)
 from tests.support.cli import ROOT
 
 ENTRY = Entry("m", "Q4_0", "ab" * 32, 5, 4, "from-here", "test")
-GOOD = {"schema": SCHEMA, **asdict(ENTRY)}
+GOOD = {"schema": SCHEMA, **plain_record(ENTRY)}
 
 
 @pytest.fixture
