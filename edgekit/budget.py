@@ -21,11 +21,13 @@ _OVERHEAD_MIB: Final = {"cuda": 691, "rocm": 691, "vulkan": 256, "metal": 256}
 """A backend's context and kernels. CUDA: measured on an A10 (22,731 MiB seen, 22,040 free);
 ROCm as CUDA; Metal and Vulkan are allowances, not measurements."""
 
-_HOST_OVERHEAD_BYTES: Final = 48 * MIB
-"""A Python process with numpy and llama.cpp loaded: 40 MiB resident, measured on x86-64 Linux."""
+_HOST_OVERHEAD_BYTES: Final = 54 * MIB
+"""The engine's process with nothing loaded: Python, numpy, llama.cpp and the work memory of a
+step; 55 MiB resident beside the smallest model, measured on x86-64 Linux."""
 
-_VOCABULARY_BYTES_PER_TOKEN: Final = 512
-"""llama.cpp's tables of token texts, ids and merges; an allowance (64 MiB for 131,072)."""
+VOCABULARY_BYTES_PER_TOKEN: Final = 640
+"""llama.cpp's and our tables of token texts, ids and merges, and rows of logits for drafts:
+600 and 582 bytes measured for vocabularies of 32,000 and 151,936."""
 
 _APPLE_SMALL_BYTES: Final = 48 * GIB
 """Below it the Metal working set is two thirds of the memory, from it on three quarters."""
@@ -79,7 +81,7 @@ def device_overhead(device: Device) -> tuple[int, str]:
 
 def host_overhead(n_vocab: int) -> int:
     """Bytes of the engine process itself: interpreter, libraries and vocabulary tables."""
-    return _HOST_OVERHEAD_BYTES + _VOCABULARY_BYTES_PER_TOKEN * n_vocab
+    return _HOST_OVERHEAD_BYTES + VOCABULARY_BYTES_PER_TOKEN * n_vocab
 
 
 def _limit(device: Device) -> tuple[int | None, str]:

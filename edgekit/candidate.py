@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edgekit import memory, speed, wording
 from edgekit.facts import Device, FileType, ModelCard
-from edgekit.memory import CELLS_STEP, MemoryPlan, Weights
+from edgekit.memory import CELLS_STEP, MemoryPlan, Site, Weights
+from edgekit.speed import Speed
 
 Verdict = Literal["fits", "tight", "no"]
-Binding = Literal["memory", "host memory", "context", "unknown"]
+Binding = Literal["memory", "host memory", "context", "speed", "engine", "unknown"]
+BindingPart = Literal["weights", "kv", "compute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """How fast it must be: tokens a second for each user, milliseconds to the first token."""
+
+    tok_s: float | None = None
+    ttft_ms: float | None = None
+
+    def missed(self, pace: Speed) -> str | None:
+        """What is predicted too slow, or cannot be predicted; None: nothing asked is missed."""
+        decode, first = pace.decode, pace.ttft_ms
+        if self.tok_s is not None and (decode is None or decode.value < self.tok_s):
+            return wording.too_slow(decode, self.tok_s)
+        if self.ttft_ms is not None and (first is None or first.value > self.ttft_ms):
+            return wording.too_late(first, self.ttft_ms)
+        return None
+
+
+NO_TARGETS = Targets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +50,7 @@ class Candidate:
     device: Device
     filetype: FileType
     plan: MemoryPlan
-    speed: speed.Speed
+    speed: Speed
     file_bytes: int
     verdict: Verdict
     binding: Binding
@@ -36,10 +58,20 @@ class Candidate:
     largest_ctx: int
     missing_bytes: int | None
 
+    @property
+    def binding_part(self) -> BindingPart | None:
+        """The part that goes over the device's budget when they are laid into it in turn:
+        weights, keys and values, scratch. None where memory does not bind."""
+        return wording.over_at(self.plan) if self.binding == "memory" else None
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model in one file type on a device for some users; the context is still open."""
+    """A model in one file type on a device for some users; the context is still open.
+
+    `place` are the device's budgets where they are known already. Speeds do not depend on the
+    context, so they are kept here by the number of layers on the device.
+    """
 
     card: ModelCard
     device: Device
@@ -48,6 +80,9 @@ class Case:
     table: Weights
     n_gpu_layers: int | None = None
     kv_type: str = "f16"
+    place: Site | None = None
+    targets: Targets = NO_TARGETS
+    _paces: dict[int, Speed] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, n_ctx: int, n_gpu_layers: int | None = None) -> MemoryPlan:
         """Bytes at a context; `n_gpu_layers` overrides the case's own."""
@@ -59,6 +94,7 @@ class Case:
             users=self.users,
             n_gpu_layers=self.n_gpu_layers if n_gpu_layers is None else n_gpu_layers,
             kv_type=self.kv_type,
+            place=self.place,
         )
 
     @property
@@ -66,17 +102,48 @@ class Case:
         """More KV cells than these can never be filled."""
         return self.card.n_ctx_train * self.users
 
+    def over(self, n_ctx: int, n_gpu_layers: int | None = None) -> int | None:
+        """Bytes over the budget, as `Site.over`, without making a plan of it."""
+        place = self.place or memory.site(self.device)
+        asked = self.n_gpu_layers if n_gpu_layers is None else n_gpu_layers
+        most = self.table.shape.n_layer + 1
+        offload = most if asked is None else min(asked, most)
+        args = (self.table, n_ctx, self.users, offload, self.kv_type)
+        return place.over(self.table, memory.demand(*args, split=place.split))
+
+    def holds(self, n_ctx: int) -> bool:
+        """Whether the memory is there, as offloaded."""
+        over = self.over(n_ctx)
+        return over is not None and over <= 0
+
     def largest_ctx(self) -> int:
-        """Most KV cells that fit, in whole steps of 256; 0 is none."""
+        """Most KV cells that fit, in whole steps of 256; 0 is none.
+
+        Memory is made of straight lines over the context, so a line through two known points
+        hits the limit at once, or after the next bend.
+        """
         most = self.useful_ctx // CELLS_STEP
-        return CELLS_STEP * _last(lambda k: self.plan(k * CELLS_STEP).fits, most)
+        if most < 1 or not self.holds(CELLS_STEP):
+            return 0
+        if self.holds(most * CELLS_STEP):
+            return most * CELLS_STEP
+        return CELLS_STEP * last_below(lambda k: self.over(k * CELLS_STEP) or 0, 1, most)
+
+    def pace(self, plan: MemoryPlan) -> Speed:
+        """Speeds of a plan of this case."""
+        known = self._paces.get(plan.n_gpu_layers)
+        if known is None:
+            known = speed.predict(self.card, self.device, self.table, plan, self.filetype)
+            self._paces[plan.n_gpu_layers] = known
+        return known
 
 
 def judge(case: Case, n_ctx: int, largest_ctx: int | None = None) -> Candidate:
     """Verdict on a case at a context; `largest_ctx` spares computing it again.
 
-    "tight" is a plan that runs but not as it should: into the margin, or with up to half of the
-    layers on the host. Worse than that is "no": a little spill costs a multiple of the time.
+    "tight" is a plan that runs but not as it should: into the margin, slower than asked, or with
+    up to half of the layers on the host. Worse than that is "no": a little spill costs a multiple
+    of the time.
 
     Raises:
         BadDataError, UsageError: see `memory.predict`.
@@ -85,11 +152,12 @@ def judge(case: Case, n_ctx: int, largest_ctx: int | None = None) -> Candidate:
     largest = case.largest_ctx() if largest_ctx is None else largest_ctx
     plan, verdict, binding, reason = _verdict(case, whole, largest)
     # Speeds of a plan that does not run would only mislead.
-    pace = (
-        speed.predict(case.card, case.device, case.table, plan, case.filetype)
-        if verdict != "no"
-        else speed.unknown(case.users)
-    )
+    pace = case.pace(plan) if verdict != "no" else speed.unknown(case.users)
+    missed = case.targets.missed(pace) if verdict != "no" else None
+    if missed is not None:
+        reason = f"{missed}; {reason}"
+        if verdict == "fits":
+            verdict, binding = "tight", "speed"
     return Candidate(
         card=case.card,
         device=case.device,
@@ -111,7 +179,7 @@ def _verdict(
     main, *rest = plan.parts
     limit = plan.device.limit_bytes
     if not case.device.runs_engine:
-        return plan, "no", "unknown", f"llama.cpp does not run on {case.device.name}"
+        return plan, "no", "engine", wording.no_engine(case.device)
     if plan.n_ctx > case.useful_ctx:
         return plan, "no", "context", wording.beyond_training(plan, case.card.n_ctx_train)
     if main.budget is None:
@@ -141,21 +209,37 @@ def _spill(case: Case, plan: MemoryPlan) -> MemoryPlan | None:
         return None
     # The device's part grows with its layers and the host's shrinks, so the most that the device
     # holds is the only count to look at.
-    least = plan.n_layers // 2
-    more = _last(
-        lambda k: case.plan(plan.n_ctx, least - 1 + k).parts[0].fits, plan.n_layers - least
-    )
-    fewer = case.plan(plan.n_ctx, least - 1 + more) if more else None
-    return fewer if fewer is not None and fewer.fits else None
+    least, main = plan.n_layers // 2, plan.parts[0]
+    fixed = main.overhead - (main.budget or 0)
+
+    def over(layers: int) -> int:
+        args = (case.table, plan.n_ctx, case.users, layers, case.kv_type)
+        found = memory.demand(*args, split=True)
+        return found.weights + found.kv + found.compute + fixed
+
+    if over(least) > 0:
+        return None
+    fewer = case.plan(plan.n_ctx, last_below(over, least, plan.n_layers))
+    return fewer if fewer.fits else None
 
 
-def _last(holds: Callable[[int], bool], most: int) -> int:
-    """The largest k in 1..most for which a falling predicate holds; 0 when none does."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle - 1
+def last_below(over: Callable[[int], int], low: int, high: int) -> int:
+    """The largest k for which a rising function is 0 or less; it is so at `low`, not at `high`.
+
+    Guesses by a straight line between the ends, and halves what is left where that gains little.
+    """
+    under, above = over(low), over(high)
+    while high - low > 1:
+        width = high - low
+        guess = low + (-under * width) // (above - under)
+        for k in (min(guess, high - 1), guess + 1, (low + high) // 2):
+            if not low < k < high:
+                continue
+            found = over(k)
+            if found <= 0:
+                low, under = k, found
+            else:
+                high, above = k, found
+            if k == guess + 1 and (high - low) * 2 <= width:
+                break
     return low

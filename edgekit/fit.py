@@ -7,40 +7,41 @@ loss that fits as asked; `candidates` says for every file type what becomes of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from edgekit import memory, wording
-from edgekit.candidate import Candidate, Case, Verdict, judge
-from edgekit.catalogue import find_filetype, load_filetypes
+from edgekit.candidate import NO_TARGETS, Candidate, Targets, Verdict
+from edgekit.catalogue import find_filetype, load_devices
 from edgekit.errors import EdgekitError, NoDeviceError, UsageError
-from edgekit.facts import Device, FileType, ModelCard
+from edgekit.facts import Device, ModelCard
 from edgekit.fit_record import fit_record
+from edgekit.price import price_of
+from edgekit.search import (
+    FLOOR_CTX_PER_USER,
+    GOOD_LOSS,
+    Q8_FLOOR_TOK_S,
+    USEFUL_CTX,
+    Search,
+    common,
+)
 from edgekit.this_machine import device_from_machine
 
 __all__ = [
+    "FLOOR_CTX_PER_USER",
+    "GOOD_LOSS",
+    "USEFUL_CTX",
     "Candidate",
     "Choice",
     "Lost",
+    "Targets",
     "candidates",
+    "cheapest",
     "choose",
     "device_from_machine",
     "fit_record",
+    "survey",
 ]
-
-USEFUL_CTX = 32768
-"""A context that holds the files of an agent's task; longer ones only where nothing is lost."""
-
-FLOOR_CTX_PER_USER = 4096
-"""Less than this is no use to anybody; llama.cpp's own fit stops here too."""
-
-GOOD_LOSS = 0.035
-"""Down to Q4_K_M (0.031) quality is kept and the context gives way, to a quarter."""
-
-Q8_FLOOR_TOK_S = 20.0
-"""Below it Q8_0 gives way to Q6_K where that is faster by a tenth: it loses 0.004 more."""
-
-_STEPS = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def candidates(
     filetype: str | None = None,
     n_gpu_layers: int | None = None,
     kv_type: str = "f16",
+    targets: Targets = NO_TARGETS,
 ) -> list[Candidate]:
     """Every file type (or the one named) at one context, the choice first if there is one.
 
@@ -88,11 +90,14 @@ def candidates(
         MissingInputError: no such file type.
         BadDataError, UsageError: see `memory.predict`; UsageError for an unprobed `this`.
     """
-    search = _Search(card, device, users, n_gpu_layers, kv_type)
+    return _judged(Search(card, device, users, n_gpu_layers, kv_type, targets), n_ctx, filetype)
+
+
+def _judged(search: Search, n_ctx: int | None, filetype: str | None) -> list[Candidate]:
     best = search.pick(n_ctx, filetype)
     ctx = best.plan.n_ctx if best else (n_ctx or search.floor)
-    names = [find_filetype(filetype).id] if filetype else _common()
-    rows = [search.at(name, ctx) for name in names]
+    kinds = (find_filetype(filetype),) if filetype else common()
+    rows = [search.at(kind.id, ctx) for kind in kinds]
     rows.sort(key=_order)
     if best is None:
         return rows
@@ -110,6 +115,7 @@ def choose(
     filetype: str | None = None,
     n_gpu_layers: int | None = None,
     kv_type: str = "f16",
+    targets: Targets = NO_TARGETS,
 ) -> Choice:
     """The file type and context of least expected loss that fit.
 
@@ -122,24 +128,14 @@ def choose(
         UsageError: a context beyond the one the model was trained on.
         MissingInputError, BadDataError, UsageError: see `candidates`.
     """
-    search = _Search(card, device, users, n_gpu_layers, kv_type)
+    search = Search(card, device, users, n_gpu_layers, kv_type, targets)
     best = search.pick(n_ctx, filetype)
     if best is None:
-        raise _nothing_fits(
-            candidates(
-                card,
-                device,
-                users=users,
-                n_ctx=n_ctx,
-                filetype=filetype,
-                n_gpu_layers=n_gpu_layers,
-                kv_type=kv_type,
-            )
-        )
+        raise _nothing_fits(_judged(search, n_ctx, filetype))
     lost = [
-        _lost(search.at(name, best.plan.n_ctx), best)
-        for name in _common()
-        if name != best.filetype.id
+        _lost(search.at(kind.id, best.plan.n_ctx), best)
+        for kind in common()
+        if kind.id != best.filetype.id
     ]
     best = replace(best, reason=_because(best, search, asked_for=filetype is not None, n_ctx=n_ctx))
     return Choice(
@@ -155,96 +151,46 @@ def choose(
     )
 
 
-@dataclass(slots=True)
-class _Search:
-    """One model on one device, with what was computed for each file type kept."""
+def survey(
+    cards: Iterable[ModelCard],
+    devices: Sequence[Device],
+    contexts: Sequence[int | None],
+    *,
+    users: int = 1,
+    filetype: str | None = None,
+    targets: Targets = NO_TARGETS,
+) -> Iterator[Candidate]:
+    """The best of each model on each device at each context, whether it fits or not.
 
-    card: ModelCard
-    device: Device
-    users: int
-    n_gpu_layers: int | None
-    kv_type: str
-    cases: dict[str, tuple[Case, int]] = field(default_factory=dict)
+    What `choose` would choose, else the nearest to fitting; without the comparison of all file
+    types, so that tables of thousands are made in seconds. `None` is an open context.
 
-    def __post_init__(self) -> None:
-        if self.device.probed and self.device.backend == "probed":
-            raise UsageError(
-                "`this` stands for a machine that has to be probed first",
-                code="not_probed",
-                hint="build the device with device_from_machine(probe())",
-            )
-
-    @property
-    def floor(self) -> int:
-        """The least useful context: 4,096 tokens a user."""
-        return min(FLOOR_CTX_PER_USER, self.card.n_ctx_train) * self.users
-
-    @property
-    def target(self) -> int:
-        return max(self.floor, min(self.card.n_ctx_train, USEFUL_CTX))
-
-    def case(self, name: str) -> tuple[Case, int]:
-        """The case of a file type and the most cells that fit."""
-        if name not in self.cases:
-            table = memory.weights(self.card, name)
-            case = Case(
-                self.card,
-                self.device,
-                find_filetype(name),
-                self.users,
-                table,
-                self.n_gpu_layers,
-                self.kv_type,
-            )
-            self.cases[name] = (case, case.largest_ctx())
-        return self.cases[name]
-
-    def at(self, name: str, n_ctx: int) -> Candidate:
-        case, largest = self.case(name)
-        return judge(case, n_ctx, largest)
-
-    def pick(self, n_ctx: int | None, filetype: str | None) -> Candidate | None:
-        """The choice, or None when nothing fits."""
-        if filetype is not None:
-            types = [find_filetype(filetype)]
-        else:
-            types = [f for f in load_filetypes().values() if f.automatic]
-        good = [f for f in types if f.loss <= GOOD_LOSS]
-        if n_ctx is not None:
-            rounds = [(types, [n_ctx])]
-        else:
-            rounds = [
-                (good, self.contexts(max(self.floor, self.target // 4))),
-                (types, self.contexts(self.floor)),
-            ]
-        for names, contexts in rounds:
-            for ctx in contexts:
-                for kind in names:
-                    _, largest = self.case(kind.id)
-                    if ctx <= largest and (filetype or not self.held_back(kind, ctx)):
-                        return self.at(kind.id, self.stretched(ctx, largest, n_ctx))
-        return None
-
-    def contexts(self, least: int) -> list[int]:
-        """From the useful context down to `least`, longest first."""
-        steps = [int(self.target * step) // 1024 * 1024 for step in _STEPS]
-        return [ctx for ctx in steps if ctx > least] + [least]
-
-    def stretched(self, ctx: int, largest: int, asked: int | None) -> int:
-        """An open context grows to what fits, up to the model's own."""
-        return asked or max(ctx, min(largest, max(self.card.n_ctx_train, self.floor)))
-
-    def held_back(self, kind: FileType, ctx: int) -> bool:
-        """Whether Q8_0 is too slow here, and Q6_K faster enough, to be worth its bytes."""
-        if kind.id != "Q8_0":
-            return False
-        own, six = (self.at(name, ctx).speed.decode for name in ("Q8_0", "Q6_K"))
-        return bool(own and six and own.value < Q8_FLOOR_TOK_S and six.value > 1.1 * own.value)
+    Raises what `candidates` raises.
+    """
+    for card in cards:
+        for device in devices:
+            search = Search(card, device, users, targets=targets)
+            for n_ctx in contexts:
+                yield search.best(n_ctx, filetype)
 
 
-def _common() -> list[str]:
-    """The file types that a report lists; the others are judged when they are named."""
-    return [f.id for f in load_filetypes().values() if f.common]
+def cheapest(
+    card: ModelCard,
+    *,
+    n_ctx: int | None = None,
+    users: int = 1,
+    filetype: str | None = None,
+    targets: Targets = NO_TARGETS,
+) -> Candidate | None:
+    """The best on the cheapest device of the catalogue that fits it; None: none with a price does.
+
+    Of those without a price nothing can be said here.
+    """
+    priced = [(price_of(d).usd, d.id, d) for d in load_devices().values() if not d.probed]
+    known = sorted((usd, own, device) for usd, own, device in priced if usd is not None)
+    devices = [device for _, _, device in known]
+    found = survey([card], devices, [n_ctx], users=users, filetype=filetype, targets=targets)
+    return next((c for c in found if c.verdict == "fits"), None)
 
 
 def _order(c: Candidate) -> tuple[int, float]:
@@ -253,12 +199,11 @@ def _order(c: Candidate) -> tuple[int, float]:
     return 1 if c.verdict == "tight" else 2, float(c.missing_bytes or c.file_bytes)
 
 
-def _because(best: Candidate, search: _Search, *, asked_for: bool, n_ctx: int | None) -> str:
+def _because(best: Candidate, search: Search, *, asked_for: bool, n_ctx: int | None) -> str:
     """Why this one: what it fits, what it leaves, why the next better one lost."""
     better = None
     if not asked_for:
-        known = [find_filetype(name) for name in _common()]
-        known = [f for f in known if f.loss < best.filetype.loss]
+        known = [f for f in common() if f.loss < best.filetype.loss]
         rivals = [search.at(f.id, best.plan.n_ctx) for f in known if f.automatic]
         if rivals:
             better = _lost(rivals[-1], best).why

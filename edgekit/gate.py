@@ -13,6 +13,7 @@ from edgekit.errors import BadDataError
 from edgekit.evaluation import Progress, Setting
 from edgekit.plan import Plan
 from edgekit.quality import Limit, Quality, Verdict, judge, limit_for, to_json
+from edgekit.store import content_of
 from edgekit.surroundings import free_bytes, nearest_existing
 from edgekit.units import MIB, format_bytes
 from edgekit.weights import weights
@@ -86,7 +87,7 @@ def prove(
     limit = limit_for(filetype.id, filetype.loss, plan.card.params)
     obstacle = _obstacle(plan, gate, filetype.loss)
     # A file of the store is named by its content.
-    known = evaluation.kept(gate.root, file.stem, material.gate())
+    known = evaluation.kept(gate.root, content_of(file), material.gate())
     if known is not None and known.divergence is None and obstacle is None:
         known = None  # it could not be run then; now it can
     quality = known or _evaluate(plan, file, gate, setting, obstacle, progress)
@@ -131,7 +132,10 @@ def _evaluate(
 ) -> Quality:
     trial = material.gate()
     if plan.weights is None or plan.source is None:
-        return Quality(file.stem, trial.digest, None, 0, (), 0, (), "", obstacle)
+        return Quality(content_of(file), trial.digest, None, 0, (), 0, (), "", obstacle)
+    if content_of(file) != file.stem:
+        several = "not compared: the model lies in several files, as it was installed"
+        return Quality(content_of(file), trial.digest, None, 0, (), 0, (), "", several)
     return evaluation.evaluate(
         file,
         plan.weights,
@@ -149,7 +153,7 @@ def _evaluate(
 def _refused(plan: Plan, file: Path, proven: Proven) -> BadDataError:
     """Say what is wrong with a file, and whether it is the disk that spoiled it."""
     what = f"{plan.card.id} {plan.choice.filetype} is refused: {proven.verdict.why}"
-    if _sha256(file) != file.stem:
+    if content_of(file) == file.stem and _sha256(file) != file.stem:
         return BadDataError(
             f"{what}; the file changed since it was written",
             code="quantization_refused",

@@ -30,23 +30,38 @@ def notice_of(card: ModelCard, changes: str, weights: Path | None, data: Path) -
     return Notice(licence.name, shown, "\n".join(parts))
 
 
-def notice_of_entry(card: ModelCard, entry: Entry, weights: Path | None, data: Path) -> Notice:
-    """Return the notice of a file of the store."""
+def notice_of_entry(
+    card: ModelCard, entry: Entry, store: Store, weights: Path | None, data: Path
+) -> Notice:
+    """Return the notice of a file of the store: the papers that it came with, if it was carried."""
+    from edgekit_server.config import Notice
+
     changes = f"converted to GGUF and quantized to {entry.filetype} by {entry.made_by}"
-    return notice_of(card, changes, weights, data)
+    ours = notice_of(card, changes, weights, data)
+    names = sorted((name for name, _ in entry.papers if name.endswith(".txt")), key=_notice_first)
+    try:
+        texts = [
+            f"--- {name} ---\n\n{paper.read_text(encoding='utf-8', errors='replace')}"
+            for name in names
+            if (paper := store.paper(entry, name)) is not None
+        ]
+    except OSError:
+        texts = []  # `store verify` speaks of papers that are gone
+    return Notice(ours.licence, ours.shown, "\n".join(texts)) if texts else ours
+
+
+def _notice_first(name: str) -> tuple[bool, str]:
+    return name != "NOTICE.txt", name
 
 
 def entry_of(file: Path, store: Store) -> Entry | None:
     """Return the store's entry of a file that lies there, None for any other file."""
-    path = file.resolve()
-    if path.parent != (store.root / "blobs").resolve():
-        return None
     for index in sorted((store.root / "index").glob("*/*.json")):
         try:
             entry = read_entry(index.read_bytes())
         except (OSError, ValueError):
             continue
-        if store.path(entry).name == path.name:
+        if store.path(entry).resolve() == file.resolve():
             return entry
     return None
 

@@ -1,9 +1,9 @@
 """Bytes that a model takes, per device, before any of it is downloaded.
 
 Weights and the KV cache are exact: see `weights` and `kv`. The compute buffer is llama.cpp's graph
-allocation as a formula that fits 17 measured runs of two shapes within 3 %; `dryload` replaces it
-by a measurement once the file is there. The overhead is what the process and the backend take for
-themselves, with its basis in `budget`.
+allocation, replayed (see `scratch`); `dryload` replaces it by a measurement once the file is
+there. The overhead is what the process and the backend take for themselves, with its basis in
+`budget`.
 
 Placement follows llama.cpp: the last `n_gpu_layers` of `n_layer + 1` layers go to the
 accelerator, where the output counts as the last layer; token embeddings stay on the host; tied
@@ -88,6 +88,16 @@ class MemoryPlan:
     basis: str
     packing: int = 0
     """The part of `overhead` that is the CPU's own layout of the weights."""
+    mapped: int = 0
+    """Bytes of the file that stay mapped though their content was copied."""
+
+    @property
+    def resident(self) -> int:
+        """What the engine's process shows as resident while memory is free.
+
+        More than `total`, which is what it needs: the kernel takes `mapped` back when it must.
+        """
+        return self.total + self.mapped
 
     @property
     def weights(self) -> int:
@@ -162,21 +172,51 @@ def compute_bytes(
     number. Without flash attention the scores of all heads stand in memory as well, and the
     masks are f32. Dry loads of 18 models in 1,224 settings agree within 2 %.
     """
-    n_tokens = min(n_ubatch, cells(n_ctx))
-    n_tokens = -(-n_tokens // users) * users
-    held = kv.cells(n_ctx, users, max(s.windows, default=0), n_ubatch, streams=streams)
-    n_streams = users if streams else 1
-    n_kv = held.full // n_streams
-    masks = n_kv + (held.windowed // n_streams if any(s.windows) else 0)
+    n_tokens = -(-min(n_ubatch, n_ctx) // users) * users
+    return _compute(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
+
+
+def _compute(
+    s: Shape,
+    n_ctx: int,
+    users: int,
+    n_tokens: int,
+    n_ubatch: int,
+    flash_attn: bool,
+    streams: bool,
+    kv_type: str,
+) -> int:
+    n_kv, masks = _masks(s, n_ctx, users, n_ubatch, streams=streams)
     rotated = "_" in kv_type and s.mla is None
     if flash_attn:
         values = scratch.values_per_token(s, rotated=rotated)
     else:
-        copied = s.mla.kv_rank * held.full // (2 * n_tokens) if s.mla else 0
+        n_cells = n_kv * users if streams else n_kv
+        copied = s.mla.kv_rank * n_cells // (2 * n_tokens) if s.mla else 0
         values = scratch.values_per_token(s, rotated=rotated, scores=n_kv, once=copied)
     layers = n_tokens * (4 * values + masks * (2 if flash_attn else 4))
-    n_outputs = min(users, n_tokens)
+    n_outputs = min(users, n_ubatch, n_ctx)
     return max(layers, 4 * n_outputs * s.n_vocab + 8 * n_outputs * s.n_embd)
+
+
+def _masks(
+    s: Shape, n_ctx: int, users: int, n_ubatch: int, *, streams: bool
+) -> tuple[int, int]:
+    """Cells that a token attends to, and the columns of all masks: one more for windows."""
+    window = max(s.windows, default=0)
+    held = kv.cells(n_ctx, users, window, n_ubatch, streams=streams)
+    n_streams = users if streams else 1
+    n_kv = held.full // n_streams
+    return n_kv, n_kv + (held.windowed // n_streams if window else 0)
+
+
+@lru_cache(maxsize=1024)
+def _most_tokens(n_tokens: int, users: int) -> int:
+    """The largest micro-batch of up to so many users: llama.cpp rounds it to whole users.
+
+    So a plan for more users never takes less, and one for fewer than asked still fits.
+    """
+    return max(-(-n_tokens // n) * n for n in range(1, users + 1))
 
 
 def output_bytes(s: Shape, users: int) -> int:
@@ -208,7 +248,6 @@ def predict(
         UsageError: an impossible context, user count, KV type or layer count.
     """
     everything = table.shape.n_layer + 1
-    _check(n_ctx, users, n_gpu_layers, everything)
     offload = everything if n_gpu_layers is None else min(n_gpu_layers, everything)
     place = place or site(device)
     found = demand(
@@ -322,15 +361,15 @@ def demand(
 ) -> Demand:
     """What `predict` places, see there; kept, since a table of devices asks for the same.
 
-    Raises as `kv.table`.
+    Raises as `predict`.
     """
     s = table.shape
+    _check(n_ctx, users, offload, s.n_layer + 1)
     cache = kv.table(s, kv_type)
     held = kv.cells(n_ctx, users, cache.window, n_ubatch, streams=streams)
     kv_total = cache.bytes(held)
-    compute = compute_bytes(
-        s, n_ctx, users, n_ubatch, flash_attn=flash_attn, streams=streams, kv_type=kv_type
-    )
+    n_tokens = _most_tokens(min(n_ubatch, n_ctx), users)
+    compute = _compute(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
     host_scratch = output_bytes(s, users)
     if not split:
         # One pool: what lies "on the host" lies in the same memory and is counted once.
@@ -357,13 +396,13 @@ def demand(
     )
 
 
-def _check(n_ctx: int, users: int, n_gpu_layers: int | None, everything: int) -> None:
+def _check(n_ctx: int, users: int, n_gpu_layers: int, everything: int) -> None:
     problem = None
     if n_ctx < 1:
         problem = f"a context of {n_ctx} tokens is impossible"
     elif not 1 <= users <= 256:
         problem = f"{users} users are impossible; the engine runs 1 to 256 sequences"
-    elif n_gpu_layers is not None and n_gpu_layers < 0:
+    elif n_gpu_layers < 0:
         problem = f"{n_gpu_layers} layers are impossible; the model has {everything}"
     if problem:
         raise UsageError(problem, code="bad_plan", hint="correct the option")

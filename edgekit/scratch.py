@@ -122,8 +122,9 @@ def _latent(
     if scores is None:
         out = graph.made(heads * mla.kv_rank, q)
     else:
+        copied = graph.made(once)
         weights = graph.changed(heads * scores, graph.made(heads * scores, q))
-        out = graph.made(heads * mla.kv_rank, graph.made(once), weights)
+        out = graph.made(heads * mla.kv_rank, copied, weights)
     out = graph.view(graph.made(heads * mla.value, graph.view(out)))
     return graph.view(graph.made(heads * mla.value, out))
 

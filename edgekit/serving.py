@@ -225,9 +225,13 @@ def config_of(
 
 
 def _notice(hosted: Hosted) -> Notice:
-    from edgekit.licence_served import notice_of
+    from edgekit.licence_served import notice_of, notice_of_entry
+    from edgekit.store import Store
 
     plan = hosted.plan
+    if plan.entry is not None:
+        store = Store(paths.store_dir())
+        return notice_of_entry(plan.card, plan.entry, store, plan.weights, paths.data_dir())
     changes = f"converted to GGUF and quantized to {plan.choice.filetype} by edgekit"
     if plan.ready is not None:
         changes = f"a finished GGUF of {plan.choice.filetype}, served as it is"

@@ -18,6 +18,8 @@ import filelock
 from edgekit.checkpoints import MANIFEST, Checkpoint, Checkpoints, read_folder
 from edgekit.errors import BadDataError, CannotCreateError, from_os
 from edgekit.store import Entry, Store, entry_bytes, read_entry
+from edgekit.store_check import mend
+from edgekit.store_previous import damaged, remembered
 from edgekit.store_use import is_used
 
 Kind = Literal["model", "checkpoint", "unfinished", "unnamed"]
@@ -63,18 +65,13 @@ def list_store(store: Store) -> list[Row]:
     named: set[str] = set()
     for _, entry in _entries(store):
         if isinstance(entry, Entry):
-            named.add(entry.sha256)
-            blob = store.path(entry)
-            rows.append(
-                Row(
-                    "model",
-                    entry.model,
-                    entry.filetype,
-                    _size(blob),
-                    _name(store, blob),
-                    is_used(blob),
-                )
-            )
+            named.update(entry.digests)
+            blobs = store.blobs(entry)
+            # Links to a medium take no room here.
+            size = sum(_size(blob) for blob in blobs if not blob.is_symlink())
+            used = any(is_used(blob) for blob in blobs)
+            path = _name(store, store.path(entry))
+            rows.append(Row("model", entry.model, entry.filetype, size, path, used))
     for checkpoint in Checkpoints(store.root).all():
         where = f"{checkpoint.manifest.repository}@{checkpoint.manifest.revision[:12]}"
         used = any(is_used(f) for f in _files(checkpoint))
@@ -104,18 +101,27 @@ def verify_store(
     """
     problems: list[Problem] = []
     wanted: list[tuple[Path, str, int | None, str]] = []
+    fixes: dict[Path, str] = {}
     for index, entry in _entries(store):
         if isinstance(entry, str):
             fix = "delete it; the next deploy makes it again"
             problems.append(Problem(_name(store, index), entry, fix))
-        elif not store.path(entry).is_file():
-            fix = f"edgekit deploy {entry.model}:{entry.filetype} makes it again"
-            problems.append(Problem(_name(store, index), "its model file is gone", fix))
+        else:
+            fixes |= dict.fromkeys(store.blobs(entry), mend(entry)) if entry.parts else {}
+            problems += _lacking(store, index, entry)
+    for note, error in damaged(store):
+        problems.append(Problem(_name(store, note), error.message, "delete it"))
     for blob in sorted((store.root / "blobs").glob("*")):
         if blob.suffix == ".gguf" and _SHA256.fullmatch(blob.stem):
-            wanted.append((blob, blob.stem, None, "delete it; the next deploy makes it again"))
+            fix = fixes.get(blob, "delete it; the next deploy makes it again")
+            wanted.append((blob, blob.stem, None, fix))
         else:
             problems.append(Problem(_name(store, blob), "is no blob", "delete it"))
+    for paper in sorted((store.root / "papers").glob("*")):
+        if _SHA256.fullmatch(paper.name):
+            wanted.append((paper, paper.name, None, "install the bundle that brought it again"))
+        else:
+            problems.append(Problem(_name(store, paper), "is no paper", "delete it"))
     for folder in sorted((store.root / "checkpoints").glob("*")):
         fix = f"delete {folder}; edgekit pull fetches it again"
         try:
@@ -131,6 +137,27 @@ def verify_store(
         wanted += [(folder / f.name, f.sha256, f.bytes, fix) for f in manifest.files]
     problems += _digests(store, wanted, progress)
     return sum(_size(path) for path, *_ in wanted), sorted(problems, key=lambda p: p.path)
+
+
+def _lacking(store: Store, index: Path, entry: Entry) -> list[Problem]:
+    """Say what an entry names and the store does not have, or has under a wrong name."""
+    name = _name(store, index)
+    again = f"edgekit deploy {entry.model}:{entry.filetype} makes it again"
+    fix = mend(entry) if entry.parts else again
+    blobs = store.blobs(entry)
+    if not all(blob.is_file() for blob in blobs):
+        where = f" from {entry.medium}" if entry.medium else ""
+        return [Problem(name, f"its model file is gone{where}", fix)]
+    found = [
+        Problem(_name(store, link), f"does not lead to {blob.name}", fix)
+        for link, blob in zip(store.names(entry), blobs, strict=False)
+        if not link.is_file() or not link.samefile(blob)
+    ]
+    return found + [
+        Problem(name, f"its {paper} is gone", fix)
+        for paper, digest in entry.papers
+        if not (store.root / "papers" / digest).is_file()
+    ]
 
 
 def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool) -> list[Removal]:
@@ -154,7 +181,14 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
                     code="store_entry_damaged",
                     hint="edgekit store verify says what is wrong and how to mend it",
                 )
-        named = {entry.sha256 for _, entry in entries if isinstance(entry, Entry)}
+        # What served before stays, so that there is something to go back to.
+        known = [entry for _, entry in entries if isinstance(entry, Entry)] + remembered(store)
+        named = {digest for entry in known for digest in (entry.sha256, *entry.digests)}
+        for link in _unnamed(store, "split", {n.name for e in known for n in store.names(e)}):
+            if not is_used(link):
+                found.append(_remove(store, link, "no entry names it", dry_run))
+        for paper in _unnamed(store, "papers", {d for e in known for _, d in e.papers}):
+            found.append(_remove(store, paper, "no entry names it", dry_run))
         for blob in sorted((store.root / "blobs").glob("*")):
             if blob.stem not in named and not is_used(blob):
                 found.append(_remove(store, blob, "no entry names it", dry_run))
@@ -178,6 +212,10 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
                 why = "a fetched checkpoint; edgekit pull brings it again"
                 found.append(_remove(store, checkpoint.folder, why, dry_run))
     return found
+
+
+def _unnamed(store: Store, folder: str, named: set[str]) -> list[Path]:
+    return [path for path in sorted((store.root / folder).glob("*")) if path.name not in named]
 
 
 def _work_of(partial: Path) -> Path:
@@ -305,7 +343,7 @@ def _tree_bytes(path: Path) -> int:
 
 def _taken(path: Path) -> int:
     with contextlib.suppress(OSError):
-        stat = path.stat()
+        stat = path.lstat()  # a link to a medium is not what it leads to
         # A file on its way has its full length from the start, but not its blocks.
         blocks = getattr(stat, "st_blocks", None)
         return stat.st_size if blocks is None else min(stat.st_size, blocks * 512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def in_use(file: Path) -> Iterator[None]:
-    """Keep `store gc` from removing a file while the block runs.
+    """Keep `store gc` from removing a file, or the files of one model, while the block runs.
 
     A shared lock of the kernel on the file itself: it ends with this process however that ends,
     and it holds under every name that the file has.
@@ -23,11 +24,21 @@ def in_use(file: Path) -> Iterator[None]:
         return
     with contextlib.ExitStack() as held:
         # A filesystem without locks is no reason not to serve.
-        with contextlib.suppress(OSError):
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            held.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)
+        for one in _series(file):
+            with contextlib.suppress(OSError):
+                fd = os.open(one, os.O_RDONLY | os.O_CLOEXEC)
+                held.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_SH)
         yield
+
+
+def _series(file: Path) -> list[Path]:
+    """The files of a model in several, by their names; another file is alone."""
+    first = "-00001-of-"
+    stem, mark, _ = file.name.rpartition(first)
+    if not mark:
+        return [file]
+    return sorted(file.parent.glob(f"{glob.escape(stem)}-?????-of-{file.name[-10:]}"))
 
 
 def is_used(file: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,12 @@ _AMX_BYTES: Final = {"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2}
 """What llama.cpp's AMX layout adds to each block of a matrix; dry loads of all file types agree
 to the byte."""
 
+_AMX_TYPES: Final = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"})
+"""Types that AMX lays out anew (ggml-cpu/amx/common.h); not the experts of a mixture."""
+
+_REPACKED_TYPES: Final = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+"""Types that other x86 and ARM processors lay out anew (ggml-cpu/repack.cpp)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
@@ -49,6 +56,11 @@ class Weights:
     shape: Shape
     experts: int
     """The part of `layers` that is routed experts, of which a token reads only those used."""
+    copied: int = 0
+    """The part of `layers` that a CPU lays out anew; the file's own pages stay mapped beside it
+    until somebody needs their memory."""
+    copied_amx: int = 0
+    """The same on a CPU with AMX."""
 
     @property
     def total(self) -> int:
@@ -76,7 +88,22 @@ def weights(card: ModelCard, filetype: str) -> Weights:
         BadDataError: a config or an architecture that cannot be planned.
         UsageError: no such file type.
     """
-    return _weights(json.dumps(card.config, sort_keys=True), card.gguf_arch, filetype)
+    return _weights(config_key(card), card.gguf_arch, filetype)
+
+
+_keys: dict[int, tuple[Mapping[str, object], str]] = {}
+"""By identity: the catalogue hands out one config for each model, and keeping it here keeps its
+identity from being given to another."""
+
+
+def config_key(card: ModelCard) -> str:
+    """A model's config as JSON with sorted keys, under which the tables are kept."""
+    known = _keys.get(id(card.config))
+    if known is None or known[0] is not card.config:
+        if len(_keys) >= 1024:
+            _keys.clear()
+        known = _keys[id(card.config)] = card.config, json.dumps(card.config, sort_keys=True)
+    return known[1]
 
 
 @lru_cache(maxsize=8192)
@@ -95,6 +122,12 @@ def _weights(config_json: str, gguf_arch: str | None, filetype: str) -> Weights:
     for tensor, kind in zip(free, kinds, strict=True):
         sums.add(tensor, kind)
     tied = all(tensor.name != "output.weight" for tensor in free)
+    if tied:
+        # With AMX the output is a copy of the embeddings, which themselves stay as they are.
+        for tensor, kind in zip(free, kinds, strict=True):
+            if tensor.name == "token_embd.weight" and kind.name in _AMX_TYPES:
+                blocks = math.prod(tensor.shape) // kind.block
+                sums.packing += blocks * (kind.block_bytes + _AMX_BYTES.get(kind.name, 0))
     return Weights(
         filetype,
         sums.embedding,
@@ -104,6 +137,8 @@ def _weights(config_json: str, gguf_arch: str | None, filetype: str) -> Weights:
         sums.packing,
         s,
         sums.experts,
+        sums.copied,
+        sums.copied_amx,
     )
 
 
@@ -116,6 +151,8 @@ class _Sums:
     output: int = 0
     experts: int = 0
     packing: int = 0
+    copied: int = 0
+    copied_amx: int = 0
 
     def add(self, tensor: TensorSpec, kind: TensorType) -> None:
         # Rows are whole blocks, the recipe sees to it; each tensor starts at a multiple of 32.
@@ -124,10 +161,16 @@ class _Sums:
         if tensor.name.startswith(_TABLES):
             self.embedding += size
             return
-        self.packing += blocks * _AMX_BYTES.get(kind.name, 0)
+        is_expert = "_exps." in tensor.name
+        if not is_expert:
+            self.packing += blocks * _AMX_BYTES.get(kind.name, 0)
         if tensor.name.startswith("blk."):
+            repacked = size if kind.name in _REPACKED_TYPES else 0
+            self.copied += repacked
+            amx = size if kind.name in _AMX_TYPES else 0
+            self.copied_amx += repacked if is_expert else amx
             self.layers[int(tensor.name.split(".", 2)[1])] += size
-            self.experts += size if "_exps." in tensor.name else 0
+            self.experts += size if is_expert else 0
         else:
             self.output += size
 

@@ -5,9 +5,14 @@ Pure text from plain figures, so that the terminal, the JSON and the HTML say th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 from edgekit.facts import Device, FileType
 from edgekit.memory import MemoryPlan
 from edgekit.units import GIB, format_count, format_percent
+
+if TYPE_CHECKING:
+    from edgekit.speed import Estimate
 
 _OWNER = {"accelerator": "device", "unified": "machine", "host": "host"}
 
@@ -153,3 +158,32 @@ def fits_too(filetype: FileType, chosen: FileType) -> str:
         f"{filetype.id} fits too and is expected to lose less (KL {filetype.loss:.4f} against "
         f"{chosen.loss:.4f}), but {chosen.id} was asked for"
     )
+
+
+def too_slow(decode: Estimate | None, tok_s: float) -> str:
+    """Fewer tokens a second than asked."""
+    if decode is None:
+        return f"whether a user gets the {tok_s:g} tok/s asked for is not known"
+    return f"about {decode.value:.3g} tok/s a user where {tok_s:g} were asked for"
+
+
+def too_late(first: Estimate | None, ttft_ms: float) -> str:
+    """A longer wait for the first token than asked."""
+    if first is None:
+        return f"whether the first token comes within {ttft_ms:,.0f} ms is not known"
+    return f"first token after about {first.value:,.0f} ms where {ttft_ms:,.0f} were asked for"
+
+
+def over_at(plan: MemoryPlan) -> Literal["weights", "kv", "compute"]:
+    """The part at which the device is full, laid in one after another."""
+    main = plan.parts[0]
+    left = (main.budget or 0) - main.overhead - main.weights
+    if left < 0:
+        return "weights"
+    return "kv" if left - main.kv < 0 or main.total <= (main.budget or 0) else "compute"
+
+
+def no_engine(device: Device) -> str:
+    """Hardware that llama.cpp cannot be loaded on."""
+    why = next((note for note in device.notes if note), "it has no processor or memory for it")
+    return f"llama.cpp does not run on {device.name}: {why}"

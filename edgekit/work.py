@@ -6,8 +6,8 @@ the matrices. `speed_terms` turns both into seconds.
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ from edgekit import kv
 from edgekit.facts import ModelCard
 from edgekit.memory import Weights, tensor_specs
 from edgekit.shape import Shape
+from edgekit.weights import config_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Work:
     """The sizes that decide the speed of a model in one file type.
 
     `dense_bytes` and `expert_bytes` are read in a decode step: the first whole, of the second the
-    experts that are used. `windows` are as in `Shape`, () is none; `row_bytes` is one cell's keys
-    and values in a layer.
+    experts that are used. `cached` counts layers by how far back they see (0 is all the way) and
+    the bytes of one cell's keys and values there: (window, bytes, layers).
     """
 
     unpack: str
@@ -46,8 +47,7 @@ class Work:
     n_experts: int
     n_used: int
     heads_width: int
-    row_bytes: tuple[int, ...]
-    windows: tuple[int, ...]
+    cached: tuple[tuple[int, int, int], ...]
     recurrent: int = 0
     """Layers that keep a matrix for each head instead of keys and values; the few values of a
     short convolution do not count."""
@@ -75,17 +75,16 @@ class Work:
 
     def cache_bytes(self, depth: float) -> float:
         """Bytes of keys and values that one token at a depth reads."""
-        return sum(r * seen for r, seen in zip(self.row_bytes, self._seen(depth), strict=True))
+        return sum(row * n * _seen(window, depth) for window, row, n in self.cached)
 
     def attention_flops(self, depth: float) -> float:
         """Operations of one token's attention over `depth` cells: two products, two each."""
-        cells = sum(s for s, r in zip(self._seen(depth), self.row_bytes, strict=True) if r)
+        cells = sum(n * _seen(window, depth) for window, row, n in self.cached if row)
         return 4.0 * self.heads_width * cells
 
-    def _seen(self, depth: float) -> list[float]:
-        if not self.windows:
-            return [depth] * self.layers
-        return [min(depth, w) if w else depth for w in self.windows]
+
+def _seen(window: int, depth: float) -> float:
+    return min(depth, window) if window else depth
 
 
 def work(card: ModelCard, table: Weights, unpack: str, kv_type: str = "f16") -> Work:
@@ -122,6 +121,8 @@ def from_sizes(
 ) -> Work:
     """Work from a shape and bytes that are known from elsewhere."""
     rows = kv.layers(s, kv_type, kv.CELLS_STEP, 1)
+    windows = s.windows or (0,) * s.n_layer
+    kinds = Counter((w, row.k + row.v) for w, row in zip(windows, rows, strict=True))
     return Work(
         unpack=unpack,
         layers=s.n_layer,
@@ -132,15 +133,14 @@ def from_sizes(
         n_experts=s.experts.count if s.experts else 0,
         n_used=s.experts.used if s.experts else 0,
         heads_width=s.n_head * s.head_dim,
-        row_bytes=tuple(row.k + row.v for row in rows),
-        windows=s.windows,
+        cached=tuple((window, row, n) for (window, row), n in kinds.items()),
         recurrent=sum(1 for values in s.state if values > 16 * s.n_embd),
     )
 
 
 def params(card: ModelCard) -> Params:
     """Count the values of a model's matrices. Raises BadDataError as `memory.weights`."""
-    return _params(json.dumps(card.config, sort_keys=True), card.gguf_arch)
+    return _params(config_key(card), card.gguf_arch)
 
 
 @lru_cache(maxsize=512)

@@ -106,8 +106,7 @@ def hash_source(wanted: Wanted, progress: Progress) -> None:
             sha.update(view[:count])
             at += count
             progress(count)
-        longer = os.fstat(file.fileno()).st_size != wanted.bytes
-    if longer or sha.hexdigest() != wanted.sha256:
+    if sha.hexdigest() != wanted.sha256:
         raise differs(wanted)
 
 
@@ -199,9 +198,13 @@ def _begun(wanted: Wanted, new: FileIO, notes: BinaryIO, chunk_bytes: int) -> tu
 def _opened(wanted: Wanted, at: int) -> FileIO:
     try:
         file = os.fdopen(os.open(wanted.source, _FLAGS), "rb", buffering=0)
+        size = os.fstat(file.fileno()).st_size
         file.seek(at)
     except OSError as error:
         raise gone(wanted, at, error.strerror or str(error)) from error
+    if size != wanted.bytes:
+        file.close()
+        raise differs(wanted)
     return file
 
 

@@ -98,10 +98,10 @@ def _wanted(package: Package, target: Target, extras: set[str]) -> list[Requirem
     found = []
     for line in package.requires:
         one = Requirement(line)
-        marker = one.marker
-        if marker is None and "" in extras:
-            found.append(one)
-        elif marker and any(marker.evaluate({**target.markers, "extra": e}) for e in extras):
+        cases = [{**target.markers, "extra": extra} for extra in sorted(extras)]
+        # Without a marker it is wanted always: once, with the package's first visit.
+        wanted = any(map(one.marker.evaluate, cases)) if one.marker else "" in extras
+        if wanted:
             found.append(one)
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgekit.bundle import seal
+from edgekit.bundle.delta import NEEDS, Base, leave_out, needs_bytes
 from edgekit.bundle.journal import Journal
 from edgekit.bundle.layout import Descriptor, Layout
 from edgekit.bundle.model import SPLIT_BYTES, add_model
@@ -57,13 +58,14 @@ def create(
     runtimes: Sequence[Add] = (),
     texts: Mapping[str, bytes] | None = None,
     split_bytes: int = SPLIT_BYTES,
+    base: Base | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Created:
     """Write a bundle into the folder `root`, which must be new or of a run that was killed.
 
     `runtimes` add what runs the models (wheels for a target). `texts` are files beside the index,
-    by relative path. Raises EdgekitError: the folder holds something else (`not_empty`), no room,
-    a damaged model file.
+    by relative path. With a `base`, what that older bundle holds is left out. Raises
+    EdgekitError: the folder holds something else (`not_empty`), no room, a damaged model file.
     """
     journal = Journal(root / JOURNAL)
     if root.exists() and any(root.iterdir()) and not journal.exists:
@@ -80,7 +82,9 @@ def create(
     journal.begin()
     layout = Layout(root, journal)
     layout.start()
-    check_room(root, sum(item.entry.file_bytes for item in items) - _blob_bytes(root))
+    if base is not None:
+        layout.elsewhere = base.keys
+    check_room(root, _bytes_to_come(items, base) - _blob_bytes(root))
     manifests = [
         add_model(
             layout,
@@ -96,7 +100,10 @@ def create(
     for add in runtimes:
         manifests += add(layout)
     layout.write_index(manifests)
-    _write_texts(root, {**papers_of(layout), **(texts or {})})
+    texts = {**papers_of(layout), **(texts or {})}
+    if base is not None:
+        texts[NEEDS] = needs_bytes(leave_out(layout, base))
+    _write_texts(root, texts)
     # What runs that were killed left of small files; nothing of ours ends so.
     for left in root.rglob(".*.partial"):
         left.unlink()
@@ -114,6 +121,13 @@ def _write_texts(root: Path, texts: Mapping[str, bytes]) -> None:
         except OSError as error:
             raise from_os(error) from error
         write_durably(root / name, text)
+
+
+def _bytes_to_come(items: Sequence[Item], base: Base | None) -> int:
+    known = base.keys.items() if base is not None else ()
+    models = {item.entry.sha256 for item in items}
+    held = sum(size for key, (_, size) in known if key.partition(" ")[0] in models)
+    return sum(item.entry.file_bytes for item in items) - held
 
 
 def _blob_bytes(root: Path) -> int:

@@ -26,6 +26,7 @@ from edgekit.bundle.bring import (
     hash_file,
     hash_source,
 )
+from edgekit.bundle.delta import check_needs
 from edgekit.bundle.keys import Trust
 from edgekit.bundle.model import BundledModel
 from edgekit.bundle.opened import Opened, open_bundle
@@ -34,6 +35,7 @@ from edgekit.errors import BusyError, CannotCreateError, EdgekitError, from_os
 from edgekit.placing import share
 from edgekit.store import Entry, Part, Store, entry_bytes, sync_folder, write_durably
 from edgekit.store_check import head_digest
+from edgekit.store_previous import remember
 from edgekit.surroundings import free_bytes, nearest_existing
 from edgekit.units import MIB
 
@@ -103,8 +105,8 @@ def install(
         BusyError: another process installs the same model.
     """
     found = open_bundle(root, trust)
-    if not in_place:
-        check_space(store, room_for(found, store))
+    check_needs(found.needs, store)
+    check_space(store, room_for(found, store, in_place=in_place))
     done, total = 0, sum(model.file_bytes for model in found.models)
 
     def told(count: int) -> None:
@@ -125,10 +127,10 @@ def install(
     return Installed(root, found.seal.signer, found.seal.reason, models, copied)
 
 
-def room_for(found: Opened, store: Store) -> Room:
+def room_for(found: Opened, store: Store, *, in_place: bool = False) -> Room:
     """Return what the models take of the store's disk. Writes nothing that stays."""
     files = {file.hex: file.size for model in found.models for file in model.files}
-    if _can_share(found.root, store):
+    if in_place or _can_share(found.root, store):
         return Room(sum(files.values()), 0, free_bytes(nearest_existing(store.root)))
     left = 0
     for model in found.models:
@@ -171,7 +173,7 @@ def _install(
             (store.root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os(error) from error
-    with Checkpoints(store.root).working(place.name) as work:
+    with Checkpoints(store.root).fetching(place.name) as work:
         try:
             work.files.mkdir(parents=True, exist_ok=True)
             work.journals.mkdir(parents=True, exist_ok=True)
@@ -240,6 +242,7 @@ def _publish(store: Store, entry: Entry, new: Mapping[Path, Path]) -> None:
         for name, blob in zip(store.names(entry), store.blobs(entry), strict=False):
             os.replace(_name_link(blob, name), name)
         sync_folder(store.root / "split")
+        remember(store, entry)
         write_durably(
             store.root / "index" / entry.model / f"{entry.filetype}.json", entry_bytes(entry)
         )

@@ -100,6 +100,8 @@ class Layout:
         self.root = root
         self._journal = journal
         self._sealed = sealed
+        self.elsewhere: Mapping[str, tuple[str, int]] = {}
+        """(digest, bytes) by key of what another folder holds: neither read nor written here."""
 
     def blob(self, digest: str) -> Path:
         """Return where a blob lies. Raises BadDataError for what is no sha256 digest."""
@@ -134,6 +136,8 @@ class Layout:
         EdgekitError when the disk is full or the source cannot be read.
         """
         notes = annotations or {}
+        if key is not None and key in self.elsewhere:
+            return Descriptor(media_type, *self.elsewhere[key], notes)
         if key is not None and self._journal is not None:
             digest, size = self._journal.find(key)
             blob = self.blob(digest) if digest else None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgekit.bundle.delta import read_needs
 from edgekit.bundle.keys import Trust
 from edgekit.bundle.layout import MAX_JSON_BYTES, Descriptor, Layout
 from edgekit.bundle.model import BundledModel, models_of
@@ -26,11 +28,14 @@ class Opened:
     seal: Seal
     layout: Layout
     models: tuple[BundledModel, ...]
+    needs: Mapping[str, int]
+    """Bytes by sha256 of the files that lie in the store already, or nothing is installed."""
 
     def blob(self, descriptor: Descriptor) -> Path:
         """Return where a signed blob lies. Raises BadDataError when the seal does not list it."""
         name = f"blobs/sha256/{descriptor.hex}"
-        if self.seal.digests.get(name) != descriptor.hex:
+        left_out = self.needs.get(descriptor.hex) == descriptor.size
+        if self.seal.digests.get(name) != descriptor.hex and not left_out:
             raise _bad(f"{name} is not signed under its own digest")
         return self.layout.blob(descriptor.digest)
 
@@ -55,7 +60,8 @@ def open_bundle(root: Path, trust: Trust) -> Opened:
     """
     seal = read_seal(root, trust)
     layout = Layout(root, sealed=seal.digests)
-    found = Opened(root, seal, layout, tuple(models_of(layout)))
+    needs = read_needs(root, seal.digests)
+    found = Opened(root, seal, layout, tuple(models_of(layout)), needs)
     for model in found.models:
         _check(found, model)
     return found

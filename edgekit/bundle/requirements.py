@@ -6,6 +6,7 @@ CUDA's least drivers: NVIDIA, "CUDA Compatibility", minor-version compatibility 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from edgekit.bundle.target import Target, arch_of, misfit
 from edgekit.errors import BadDataError, CannotCreateError, NoDeviceError
 from edgekit.machine import Machine
+from edgekit.this_machine import host_free_bytes
 from edgekit.units import format_bytes, format_gib
 
 SCHEMA: Final = "edgekit.requirements/1"
@@ -65,7 +67,6 @@ class Here:
     python: str
     glibc: tuple[int, int] | None
     free_bytes: int | None
-    memory_bytes: int | None
     missing: tuple[str, ...] = ()
 
 
@@ -89,7 +90,7 @@ def read_requirements(value: Mapping[str, Any]) -> Requirements:
         if given.get("cpu_flags") is not None:
             given["cpu_flags"] = tuple(given["cpu_flags"])
         needs = Requirements(**given)
-        if value.get("schema") == SCHEMA and isinstance(needs.wheels, dict):
+        if value.get("schema") == SCHEMA and _is_sound(needs):
             return needs
     except (TypeError, AttributeError, ValueError):
         pass
@@ -97,6 +98,21 @@ def read_requirements(value: Mapping[str, Any]) -> Requirements:
         "the bundle's requirements cannot be read",
         code="bad_layout",
         hint="get the bundle again from its maker",
+    )
+
+
+def _is_sound(needs: Requirements) -> bool:
+    texts = (needs.target, needs.os, needs.arch, needs.backend)
+    lists = (*needs.libraries, *(needs.cpu_flags or ()), *needs.wheels, *needs.wheels.values())
+    numbers = [needs.unpacked_bytes, *(one.file_bytes for one in needs.models)]
+    known = (needs.cuda, *(one.memory_bytes for one in needs.models))
+    return (
+        all(isinstance(text, str) for text in (*texts, *lists))
+        and all(type(number) is int for number in numbers)
+        and all(isinstance(number, int | None) for number in known)
+        and re.fullmatch(r"3\.\d{1,2}", needs.python) is not None
+        and re.fullmatch(r"\d{1,2}\.\d{1,2}", needs.glibc or "2.0") is not None
+        and re.fullmatch(r"[\d.]+", needs.compute_capability or "0") is not None
     )
 
 
@@ -297,18 +313,27 @@ def _old_card(needs: Requirements, capability: str | None) -> list[Problem]:
 
 def _memory(needs: Requirements, here: Here) -> list[Problem]:
     """Refuse what cannot fit at all; the fit verdict says how well the rest does."""
+    free = _free_memory(needs, here.machine)
     return [
         Problem(
             "too_little_memory",
             f"{one.model} {one.filetype} needs {format_gib(one.memory_bytes)} of memory at least, "
-            f"{format_gib(here.memory_bytes)} are free",
+            f"{format_gib(free)} are free",
             "free some memory, or make a bundle with a smaller file type or model",
             NO_DEVICE,
         )
         for one in needs.models
-        if None not in (one.memory_bytes, here.memory_bytes)
-        and (one.memory_bytes or 0) > (here.memory_bytes or 0)
+        if one.memory_bytes is not None and free is not None and one.memory_bytes > free
     ]
+
+
+def _free_memory(needs: Requirements, machine: Machine) -> int | None:
+    """All that layers could lie in: the host's, and cards' when the engine uses them."""
+    host = host_free_bytes(machine)
+    if needs.backend == "cpu" or host is None:
+        return host
+    cards = [a for a in machine.accelerators if a.memory_kind == "dedicated"]
+    return host + sum(a.memory_free_bytes or a.memory_total_bytes or 0 for a in cards)
 
 
 def _disk(needs: Requirements, here: Here) -> list[Problem]:

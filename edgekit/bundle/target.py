@@ -10,9 +10,13 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from packaging.tags import Tag
 
 GLIBC: Final = (2, 28)
 """What a foreign Linux is taken to have at least: RHEL 8, Debian 10, Ubuntu 20.04."""
@@ -95,7 +99,8 @@ def parse_target(text: str) -> Target:
         return this_target()
     match = _FORM.fullmatch(text)
     system, arch, minor, backend, glibc = match.groups() if match else ("",) * 5
-    fits = match is not None and int(minor) >= 11 and (backend == "metal") <= (system == "macos")
+    backends = ("cpu", "metal") if system == "macos" else ("cpu", "cuda", "rocm", "vulkan")
+    fits = match is not None and int(minor) >= 11 and backend.rstrip("0123456789") in backends
     if not fits or (glibc and system != "linux"):
         raise UsageError(
             f"{text!r} is no target",
@@ -133,15 +138,13 @@ def glibc_here() -> tuple[int, int] | None:
 
 def misfit(wheel: str, target: Target) -> str | None:
     """Say why a wheel of this file name cannot be used on the target; None when it can."""
-    from packaging.tags import compatible_tags, cpython_tags
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
     try:
         _, _, _, tags = parse_wheel_filename(wheel)
     except InvalidWheelFilename:
         return "is no wheel's file name"
-    version, abi, platforms = (3, target.python), f"cp3{target.python}", target.platforms
-    taken = {*cpython_tags(version, [abi], platforms), *compatible_tags(version, abi, platforms)}
+    platforms, taken = target.platforms, _taken(target)
     if tags & taken:
         return None
     if not {"any", *platforms} & {tag.platform for tag in tags}:
@@ -150,3 +153,13 @@ def misfit(wheel: str, target: Target) -> str | None:
         return f"is for {built}, not for {target.os} {target.arch}{libc}"
     built = ", ".join(sorted({f"{tag.interpreter}-{tag.abi}" for tag in tags}))
     return f"is for {built}, not for Python 3.{target.python}"
+
+
+@cache
+def _taken(target: Target) -> frozenset[Tag]:
+    """Return every tag that the target takes."""
+    from packaging.tags import compatible_tags, cpython_tags
+
+    version, abi, platforms = (3, target.python), f"cp3{target.python}", target.platforms
+    native = cpython_tags(version, [abi], platforms)
+    return frozenset({*native, *compatible_tags(version, abi, platforms)})

@@ -81,10 +81,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _installed(target: Target, folder: Path) -> None:
-    packages: dict[str, Package] = {}
+    # A source tree may ask for more than when it was installed: its new wheel says so.
+    own = package_of(edgekit_wheel(folder))
+    packages: dict[str, Package] = {own.name: own}
     for found in distributions():
-        if found.metadata is not None and found.metadata["Name"]:
-            package = parse_metadata(str(found.metadata))
+        if text := found.read_text("METADATA"):
+            package = parse_metadata(text)
             packages.setdefault(package.name, package)
     names, missing = follow(packages, target)
     if missing:
@@ -94,9 +96,9 @@ def _installed(target: Target, folder: Path) -> None:
             hint="pip install pip 'edgekit[all]', or name a folder or an index with --wheels",
         )
     for name in names:
-        if name == "edgekit":
-            edgekit_wheel(folder)
-        elif name == ENGINE:
+        if name == own.name:
+            continue
+        if name == ENGINE:
             repack(distribution(name), folder, _openmp())
         else:
             repack(distribution(name), folder)

@@ -13,10 +13,14 @@ from edgekit.cli.licence import show_licence
 from edgekit.cli.options import Json, Offline, device_for
 
 if TYPE_CHECKING:
-    from edgekit.bundle.create import Item
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    from edgekit.bundle.create import Add, Item
+    from edgekit.bundle.delta import Base
+    from edgekit.bundle.target import Target
     from edgekit.plan import Plan
 
-ACTIONS = ("create", "check", "verify", "push", "keygen")
+ACTIONS = ("create", "check", "install", "verify", "push", "keygen")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +44,34 @@ def register(app: typer.Typer) -> None:
         device: Annotated[
             str, typer.Option(help="Device whose file type is chosen where none is named.")
         ] = "this",
+        targets: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--for",
+                metavar="TARGET",
+                help="Carry what runs it: this, or OS-ARCH-PYTHON-BACKEND such as "
+                "linux-x86_64-cp311-cpu; may be repeated.",
+            ),
+        ] = None,
+        wheels: Annotated[
+            list[str] | None,
+            typer.Option(help="Folder or index of wheels for --for; may be repeated."),
+        ] = None,
         users: Annotated[int, typer.Option(min=1, help="Users the file type is chosen for.")] = 1,
         ctx: Annotated[int | None, typer.Option(help="Context that must fit.")] = None,
         source: Annotated[
             Path | None, typer.Option(help="Folder with the checkpoint, for one model.")
         ] = None,
+        since: Annotated[
+            Path | None,
+            typer.Option(help="Older bundle, or its SHA256SUMS: carry only what is new since."),
+        ] = None,
+        in_place: Annotated[
+            bool,
+            typer.Option("--in-place", help="install: serve from where it lies, copy nothing."),
+        ] = False,
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Say what would be in it and stop.")
+            bool, typer.Option("--dry-run", help="Say what would be done and stop.")
         ] = False,
         verify: Annotated[
             bool, typer.Option(help="Compare each file with the unquantized model, once.")
@@ -54,7 +79,7 @@ def register(app: typer.Typer) -> None:
         offline: Offline = False,
         json: Json = False,
     ) -> None:
-        """Create a bundle, check or verify one before it is used, or make a key pair.
+        """Create a bundle, check, install or verify one, or make a key pair.
 
         Example: edgekit bundle create pocket --key ops.pem --output pocket.edgekit
         """
@@ -63,8 +88,17 @@ def register(app: typer.Typer) -> None:
         given = names or []
         if action == "create":
             _create(given, directory, key, device, users, ctx, source, dry_run=dry_run, json=json,
-                    verify=verify, offline=offline)  # fmt: skip
-        elif action in ("check", "verify") and len(given) == 1:
+                    verify=verify, offline=offline, targets=targets or (),
+                    wheels=wheels or (), since=since, trust=trust or ())  # fmt: skip
+        elif action == "check" and len(given) == 1:
+            from edgekit.cli.bundle_check import check
+
+            check(Path(given[0]), trust or [], json=json)
+        elif action == "install" and len(given) == 1:
+            from edgekit.cli.bundle_install import install
+
+            install(Path(given[0]), trust or [], in_place=in_place, dry_run=dry_run, json=json)
+        elif action == "verify" and len(given) == 1:
             _check(Path(given[0]), trust or [], json=json)
         elif action == "push" and len(given) == 2:
             from edgekit.cli.registry import push
@@ -93,6 +127,10 @@ def _create(
     json: bool,
     verify: bool = True,
     offline: bool = False,
+    targets: Sequence[str] = (),
+    wheels: Sequence[str] = (),
+    since: Path | None = None,
+    trust: Sequence[Path] = (),
 ) -> None:
     from edgekit.bundle.create import create
     from edgekit.bundle.keys import read_private
@@ -103,6 +141,8 @@ def _create(
     if not names:
         raise UsageError("no model is named", code="no_model", hint="edgekit bundle create MODEL")
     private = read_private(key) if key is not None else None
+    base = _base(since, trust, private) if since is not None else None
+    runtimes = _targets(targets, wheels)
     plans = _plans(names, device, users, ctx, source)
     target = directory or Path(f"{plans[0].card.id}-{plans[0].choice.filetype}.edgekit")
     if dry_run:
@@ -115,7 +155,8 @@ def _create(
     with output.StepLines(quiet=json) as lines:
         items = [_item(plan, lines, verify=verify, offline=offline) for plan in plans]
         lines.begin("bundle", str(target))
-        made = create(target, items, private)
+        adders, texts = _runtimes(runtimes, wheels, plans, items)
+        made = create(target, items, private, runtimes=adders, texts=texts, base=base)
         lines.end("bundle", f"{target}, {made.files} files, {format_bytes(made.bytes)}")
     if json:
         output.emit(
@@ -126,10 +167,26 @@ def _create(
                 "files": made.files,
                 "signed": made.signed,
                 "models": [{"model": i.card.id, "filetype": i.entry.filetype} for i in items],
+                "targets": [one.text for one in runtimes],
             }
         )
     elif not made.signed:
         output.say("Warning", "not signed; the other side has to accept that. --key signs it")
+
+
+def _base(since: Path, trust: Sequence[Path], key: EllipticCurvePrivateKey | None) -> Base:
+    """Return the older bundle, which this machine or the signing key itself vouches for."""
+    from dataclasses import replace
+
+    from edgekit import paths
+    from edgekit.bundle.delta import read_base
+    from edgekit.bundle.keys import TrustedKey, load_trust
+
+    known = load_trust(paths.config_dir(), tuple(trust))
+    if key is not None:
+        own = TrustedKey("this key", key.public_key())
+        known = replace(known, keys=(*known.keys, own))
+    return read_base(since, known)
 
 
 def _plans(
@@ -175,6 +232,36 @@ def _item(plan: Plan, lines: output.StepLines, *, verify: bool, offline: bool) -
         prove(plan, file, lines, Gate(store.root, _host_free_bytes()))
     papers = documents_of(plan, entry, file, store=store.root, data=paths.data_dir())
     return Item(plan.card, entry, file, papers)
+
+
+def _targets(texts: Sequence[str], wheels: Sequence[str]) -> list[Target]:
+    from edgekit.bundle.target import parse_target
+    from edgekit.errors import UsageError
+
+    if wheels and not texts:
+        raise UsageError(
+            "--wheels without --for", code="no_target", hint="add --for this or another target"
+        )
+    return list(dict.fromkeys(map(parse_target, texts)))
+
+
+def _runtimes(
+    targets: Sequence[Target], wheels: Sequence[str], plans: Sequence[Plan], items: Sequence[Item]
+) -> tuple[list[Add], dict[str, bytes]]:
+    """Return what adds the targets' wheels, and the bootstrap's files."""
+    from edgekit.bundle.bootstrap import bootstrap_texts
+    from edgekit.bundle.runtime import runtime
+    from edgekit.bundle.verdict import model_need
+
+    if not targets:
+        return [], {}
+    needs = [
+        model_need(plan.card, item.entry.filetype, item.entry.file_bytes, plan.device)
+        for plan, item in zip(plans, items, strict=True)
+    ]
+    names = [f"{need.model} {need.filetype}" for need in needs]
+    texts = bootstrap_texts([target.text for target in targets], names)
+    return [runtime(target, wheels, needs) for target in targets], texts
 
 
 def _host_free_bytes() -> int | None:

@@ -83,6 +83,7 @@ def wanted(model: str, revision: str | None) -> Want:
 
     Raises MissingInputError for an unknown name or one on no hub, DeniedError for the licence.
     """
+    import sys
     from dataclasses import replace
 
     from edgekit import paths
@@ -99,7 +100,10 @@ def wanted(model: str, revision: str | None) -> Want:
         if reference is None or error.code != "model_unknown":
             raise
         return replace(reference, revision=revision or reference.revision)
-    check_allowed(card, paths.data_dir(), paths.config_dir())
+    warnings = check_allowed(card, paths.data_dir(), paths.config_dir())
+    asks = f": {card.licence.conditions}" if card.licence.conditions else ""
+    for line in (f"licence: {card.licence.name}{asks}", *(f"warning: {w}" for w in warnings)):
+        sys.stderr.write(f"{line}\n")
     if reference is not None and reference.file:
         return replace(reference, revision=revision or reference.revision)
     asked = revision or (reference.revision if reference else None)

@@ -193,14 +193,15 @@ def notice_for(file: Path) -> Notice | None:
     from edgekit.licence_served import card_of, notice_of_entry, own_words
     from edgekit.store import Store
 
-    known = card_of(file, Store(paths.store_dir()))
+    store = Store(paths.store_dir())
+    known = card_of(file, store)
     if known is None:
         found = own_words(file)
     else:
         card, entry = known
         for text in check_allowed(card, paths.data_dir(), paths.config_dir()):
             sys.stderr.write(f"warning: {text}\n")
-        found = notice_of_entry(card, entry, None, paths.data_dir())
+        found = notice_of_entry(card, entry, store, None, paths.data_dir())
     if found is not None:
         shown = f"; show {found.shown}" if found.shown else ""
         sys.stderr.write(f"licence of {file.name}: {found.licence}{shown}\n")

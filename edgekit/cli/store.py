@@ -12,13 +12,16 @@ from edgekit.cli.options import Json
 if TYPE_CHECKING:
     from edgekit.store import Store
 
-ACTIONS = ("ls", "verify", "gc")
+ACTIONS = ("ls", "verify", "gc", "rollback")
 
 
 def register(app: typer.Typer) -> None:
     @app.command(short_help="List the store, check every bit of it, or free room.")
     def store(
-        action: Annotated[str, typer.Argument(metavar="[ls|verify|gc]")] = "ls",
+        action: Annotated[str, typer.Argument(metavar="[ls|verify|gc|rollback]")] = "ls",
+        model: Annotated[
+            str | None, typer.Argument(help="rollback: which model, MODEL or MODEL:TYPE.")
+        ] = None,
         checkpoints: Annotated[
             bool, typer.Option("--checkpoints", help="gc: fetched checkpoints go too.")
         ] = False,
@@ -32,7 +35,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """List what the store holds (ls), read every byte again (verify), free room (gc).
 
-        gc removes what no entry names and no running server uses.
+        gc removes what no entry names and no running server uses. rollback lets the file serve
+        again that an installed bundle replaced; a second rollback undoes it.
 
         Example: edgekit store gc --dry-run
         """
@@ -49,10 +53,40 @@ def register(app: typer.Typer) -> None:
         here = Store(paths.store_dir())
         if action == "ls":
             show(here, json=json)
+        elif action == "rollback":
+            go_back(here, model, json=json)
         elif action == "verify":
             verify(here, json=json)
         else:
             clear(here, dry_run, checkpoints, unfinished, json=json)
+
+
+def go_back(store: Store, model: str | None, *, json: bool) -> None:
+    """Let what served before serve again. Raises MissingInputError when there is nothing."""
+    from edgekit.errors import UsageError
+    from edgekit.store_previous import remembered, roll_back
+
+    name, _, filetype = (model or "").partition(":")
+    if not name:
+        raise UsageError(
+            "no model is named", code="no_model", hint="edgekit store rollback MODEL[:TYPE]"
+        )
+    kinds = {e.filetype for e in remembered(store) if e.model == name}
+    if not filetype and len(kinds) > 1:
+        raise UsageError(
+            f"{name} was replaced at several file types: {', '.join(sorted(kinds))}",
+            code="filetype_open",
+            hint=f"edgekit store rollback {name}:{min(kinds)}",
+        )
+    entry = roll_back(store, name, filetype or next(iter(kinds), "any file type"))
+    if json:
+        record = {"model": entry.model, "filetype": entry.filetype, "sha256": entry.sha256}
+        output.emit({"schema": "edgekit.store-rollback/1", **record})
+        return
+    output.say(
+        "Serves", f"{entry.model} {entry.filetype} of sha256 {entry.sha256[:12]}…, as before"
+    )
+    output.say("", "a running server keeps its file; the next deploy takes this one")
 
 
 def show(store: Store, *, json: bool) -> None:

@@ -6,7 +6,7 @@ from html import escape
 
 from edgekit.report.clean import printable
 
-VOID = frozenset({"meta", "circle", "line", "rect", "path"})
+VOID = frozenset({"meta", "input", "circle", "line", "rect", "path"})
 """Elements without content; the SVG ones close themselves."""
 
 
@@ -27,7 +27,7 @@ def element(tag: str, *children: str | None, **attributes: str | float | None) -
         if value is not None
     )
     if tag in VOID:
-        return Markup(f"<{tag}{head}>" if tag == "meta" else f"<{tag}{head}/>")
+        return Markup(f"<{tag}{head}>" if tag in ("meta", "input") else f"<{tag}{head}/>")
     return Markup(f"<{tag}{head}>{join(*children)}</{tag}>")
 
 
@@ -42,8 +42,11 @@ def join(*children: str | None) -> Markup:
     )
 
 
-def table(head: list[str], rows: list[list[str]], caption: str) -> Markup:
-    """Return a table whose first column names its row, with headings a screen reader can use."""
+def table(head: list[str], rows: list[list[str]], caption: str, label: str | None = None) -> Markup:
+    """Return a table whose first column names its row, with headings a screen reader can use.
+
+    `label` names its region where another table has the same caption.
+    """
     return element(
         "div",
         element(
@@ -66,7 +69,7 @@ def table(head: list[str], rows: list[list[str]], caption: str) -> Markup:
         class_="scroll",
         tabindex="0",
         role="region",
-        aria_label=caption,
+        aria_label=label or caption,
     )
 
 

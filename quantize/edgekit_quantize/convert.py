@@ -3,6 +3,9 @@
 The recipe and the layout follow from shapes alone, so the header is written first. Then chunks
 of rows flow in file order: threads encode a bounded window of them, the calling thread writes
 and hashes. No intermediate file; memory does not grow with the model.
+
+What only a conversion needs (tokenizers, readers, writers) is imported when one starts: the
+package offers `convert` at its top, and planners that never convert import that too.
 """
 
 from __future__ import annotations
@@ -12,34 +15,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit_quantize.architectures import Part, TensorSource
-from edgekit_quantize.checkpoint import Checkpoint, file_digests
 from edgekit_quantize.errors import IoFailedError
-from edgekit_quantize.general import general_metadata
-from edgekit_quantize.gguf_header import GgufTensor
-from edgekit_quantize.gguf_write import encode_header
-from edgekit_quantize.imatrix_file import ImatrixFile, Importance, read_imatrix
-from edgekit_quantize.metadata import KeyValue, u32
-from edgekit_quantize.mmproj import plan_vision
-from edgekit_quantize.output import PartialFile
-from edgekit_quantize.planning import Plan, plan_conversion
-from edgekit_quantize.provenance import listing_digest, provenance_metadata
 from edgekit_quantize.recipe import NO_OVERRIDES, Overrides
-from edgekit_quantize.scales import scale_block
-from edgekit_quantize.splits import cut, split_keys, split_path
 from edgekit_quantize.tensor_types import FileType, align, find_file_type
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy as np
     import numpy.typing as npt
 
+    from edgekit_quantize.architectures import Part, TensorSource
+    from edgekit_quantize.checkpoint import Checkpoint
+    from edgekit_quantize.gguf_header import GgufTensor
+    from edgekit_quantize.imatrix_file import ImatrixFile, Importance
+    from edgekit_quantize.metadata import KeyValue
+    from edgekit_quantize.output import PartialFile
+    from edgekit_quantize.planning import Plan
     from edgekit_quantize.rows import Chunk, Job
     from edgekit_quantize.stored import StoredPart
 
@@ -84,6 +82,8 @@ class Converted:
     def sha256(self) -> str:
         if len(self.files) == 1:
             return self.files[0].sha256
+        from edgekit_quantize.provenance import listing_digest
+
         return listing_digest({file.path.name: file.sha256 for file in self.files})
 
 
@@ -116,6 +116,14 @@ def convert(
     of this package: UnknownFileTypeError, MissingFileError, BadCheckpointError, CannotCreateError,
     IoFailedError, BusyError.
     """
+    from edgekit_quantize.checkpoint import Checkpoint, file_digests
+    from edgekit_quantize.gguf_write import encode_header
+    from edgekit_quantize.imatrix_file import read_imatrix
+    from edgekit_quantize.mmproj import plan_vision
+    from edgekit_quantize.planning import plan_conversion
+    from edgekit_quantize.provenance import listing_digest
+    from edgekit_quantize.splits import cut
+
     started = time.monotonic()
     file_type = find_file_type(filetype)
     workers = threads or _usable_cpus()
@@ -156,6 +164,9 @@ def header_bytes(
     checkpoint: Checkpoint, plan: Plan, file_type: FileType, imatrix: ImatrixFile | None
 ) -> int:
     """Return the bytes before the data section of the file that `plan` makes."""
+    from edgekit_quantize.gguf_write import encode_header
+    from edgekit_quantize.provenance import listing_digest
+
     digest = listing_digest({})
     keys = _metadata(checkpoint, plan, file_type, digest, None)
     keys += imatrix.keys() if imatrix is not None else []
@@ -165,7 +176,10 @@ def header_bytes(
 def _metadata(
     checkpoint: Checkpoint, plan: Plan, file_type: FileType, digest: str, name: str | None
 ) -> list[KeyValue]:
+    from edgekit_quantize.general import general_metadata
     from edgekit_quantize.llama import VERSION
+    from edgekit_quantize.metadata import u32
+    from edgekit_quantize.provenance import provenance_metadata
 
     arch = plan.architecture.name
     engine = f"llama-cpp-python {VERSION}"
@@ -190,6 +204,10 @@ def _write(
     meter: _Meter,
 ) -> list[Written]:
     """Write each file beside its name, then give all of them their names, the first one last."""
+    from edgekit_quantize.gguf_write import encode_header
+    from edgekit_quantize.output import PartialFile
+    from edgekit_quantize.splits import split_keys, split_path
+
     sources = iter(zip(plan.sources, plan.importance, strict=True))
     # The first file asks for the room of all.
     ahead = [align(tensors[-1].offset + tensors[-1].bytes) for tensors in files]
@@ -219,6 +237,8 @@ def _stream(
     meter: _Meter,
 ) -> None:
     """Encode on `workers` threads, write in order. At most 2 x workers + 2 chunks are in memory."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from edgekit_quantize.llama import Ggml
     from edgekit_quantize.rows import Encoder, chunks
 
@@ -256,6 +276,7 @@ def make_job(
 
 
 def _stored_part(checkpoint: Checkpoint, part: Part) -> StoredPart:
+    from edgekit_quantize.scales import scale_block
     from edgekit_quantize.stored import Stored, StoredPart
 
     def stored(name: str) -> Stored:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from edgekit_quantize import architectures
 from edgekit_quantize.architectures import Config, RecipeParams, TensorSpec, quantize_order
@@ -80,11 +81,14 @@ def stored_type(tensor: TensorSpec) -> TensorType:
     return TENSOR_TYPES["BF16"]
 
 
+_KEPT: Final = re.compile("|".join(map(re.escape, KEPT_PARTS)))
+
+
 def quantizable(tensor: TensorSpec) -> bool:
     """Say whether llama-quantize may change the tensor's type."""
     if not any(size > 1 for size in tensor.shape[1:]) or not tensor.name.endswith("weight"):
         return False
-    return tensor.name not in KEPT_NAMES and not any(part in tensor.name for part in KEPT_PARTS)
+    return tensor.name not in KEPT_NAMES and _KEPT.search(tensor.name) is None
 
 
 def assign(

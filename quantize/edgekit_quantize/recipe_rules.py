@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edgekit_quantize.tensor_types import TENSOR_TYPES
 
@@ -64,6 +65,7 @@ _ROLES = (
 """Part of a name -> role; the first that is found. Fused Q, K, V and MLA's kv_b count as V."""
 
 
+@lru_cache(maxsize=1 << 15)
 def role(name: str) -> str:
     """Return the role that the rules see in a tensor's name."""
     if name == "output.weight":

@@ -115,6 +115,8 @@ class ServeConfig:
     """An engine that gets nothing done for so long while requests are open is restarted; None:
     never. A finished graph node counts as done, and the longest one of a 24-billion-parameter
     model (512 rows through one matrix) takes half a minute on the slowest CPU that can hold it."""
+    swap: Path | None = None
+    """A file that says which model's place another file takes; see swap.py."""
     report: Path | None = None
     """A latency report (`edgekit.bench/1`) for the page to show; read anew whenever it changes."""
 

@@ -16,6 +16,7 @@ from .keeper import Keeper
 from .newest import Newest
 from .roles import check_models, pick
 from .served import Model, Served
+from .swap import watch
 
 __all__ = ["Model", "Router", "Served"]
 
@@ -34,6 +35,8 @@ class Router:
         self.newest = Newest()
         self.created = int(time.time())
         self.memory_budget_bytes = config.memory_budget_bytes
+        self._orders = config.swap
+        self._watching: asyncio.Task[None] | None = None
         self._keeper = Keeper(self.served, config)
         self._by_name = {name: s for s in self.served for name in (s.id, *s.aliases)}
 
@@ -64,6 +67,8 @@ class Router:
     def start(self) -> None:
         """Begin loading what is to be loaded at start; returns at once."""
         self._keeper.start(self.preloaded())
+        if self._orders is not None:
+            self._watching = asyncio.create_task(watch(self.served, self._orders), name="swap")
 
     async def wait_settled(self) -> None:
         """Wait until the preloaded models serve; raise why one does not, its template included."""
@@ -91,6 +96,10 @@ class Router:
 
     async def stop(self) -> None:
         """Stop every child."""
+        if self._watching is not None:
+            # A file that is being loaded is let go of on the way.
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._keeper.stop()
 
     def find(self, name: str | None, *, role: str = "chat") -> Served:

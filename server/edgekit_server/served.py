@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from .chat.builtin import completed, fallback_of
 from .chat.family import Spec, recognise
 from .chat.template import ChatTemplate
 from .client import EngineClient, Spawn, State
-from .config import ModelConfig, ServeConfig
+from .config import EngineConfig, ModelConfig, ServeConfig
 from .engine.wire import Hello, Pulse
 from .errors import ServerError
 from .metrics import ModelFigures
@@ -137,19 +137,36 @@ class Served:
             self._hello = self.hello
             self.resident = self.leaving = False
 
+    def beside(self, engine: EngineConfig) -> EngineClient:
+        """Return a child for another file of this model, not yet started."""
+        return self._new_client(engine)
+
+    def become(self, engine: EngineConfig, client: EngineClient | None) -> None:
+        """Serve from another file from now on; `client` has it loaded, None: nothing is loaded.
+
+        The old child is the caller's to end.
+        """
+        self.config = replace(self.config, engine=engine)
+        self._suspects = Suspects()
+        if client is not None:
+            self._past_restarts, self._past_pulse = self.restarts, self.pulse
+            self._hello = self.hello
+            self.client = client
+            self.loads += 1
+
     def model(self, hello: Hello) -> Model:
         """Return what requests work with; derived once for each load."""
         if self._model is None or self._model.hello is not hello:
             self._model = self._derive(hello)
         return self._model
 
-    def _new_client(self) -> EngineClient:
+    def _new_client(self, engine: EngineConfig | None = None) -> EngineClient:
         return EngineClient(
-            self.config.engine,
+            engine or self.config.engine,
             spawn=self._spawn,
             max_backoff_s=self._server.restart_max_backoff_s,
             watchdog_s=self._server.watchdog_s,
-            suspects=self._suspects,
+            suspects=self._suspects if engine is None else Suspects(),
         )
 
     def _derive(self, hello: Hello) -> Model:

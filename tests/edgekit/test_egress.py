@@ -28,21 +28,30 @@ SOURCES = [
 
 
 def proof(cli: Cli, watch: Watch, *, leaky: bool, requests: int) -> list[str]:
-    """Create, check and deploy without a network, ask; return the calls that left the machine."""
+    """Create, check, install, deploy, ask; return the calls that left the machine.
+
+    The bundle is made by one store and installed into another. An installation needs no
+    `--offline`: nothing in it may want the network at all.
+    """
+    maker = Cli(cli.home, {**cli.env, "EDGEKIT_STORE": str(cli.home / "maker")})
     place = traps(watch.folder, leaky=leaky)
-    env = cli.environment()
-    env["PYTHONPATH"] = os.pathsep.join((str(place), env["PYTHONPATH"]))
-    env["EGRESS_TRAPS"] = str(watch.folder / "trapped")
     bundle, port = watch.folder / "p.edgekit", free_port()
-    watch.run(cli.command("bundle", "create", "pocket:Q8_0", "--output", bundle, "--offline"), env)
-    watch.run(cli.command("bundle", "check", bundle, "--offline"), env)
-    server = watch.start(
-        cli.command("deploy", "pocket:Q8_0", "--offline", "--no-measure", "--port", str(port)), env
-    )
+
+    def env_of(one: Cli) -> dict[str, str]:
+        env = one.environment()
+        path = os.pathsep.join((str(place), env["PYTHONPATH"]))
+        return {**env, "PYTHONPATH": path, "EGRESS_TRAPS": str(watch.folder / "trapped")}
+
+    create = maker.command("bundle", "create", "pocket:Q8_0", "--output", bundle, "--offline")
+    watch.run(create, env_of(maker))
+    watch.run(cli.command("bundle", "check", bundle), env_of(cli))
+    watch.run(cli.command("bundle", "install", bundle), env_of(cli))
+    deploy = ("deploy", "pocket:Q8_0", "--offline", "--no-measure", "--port", str(port))
+    server = watch.start(cli.command(*deploy), env_of(cli))
     try:
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(trust_env=False, timeout=30) as client:
-            until(lambda: server.poll() is not None or ready(client, url), "the server", 90)
+            until(lambda: server.poll() is not None or announced(cli, port), "the server", 90)
             assert server.poll() is None, server.communicate()[0]
             with ThreadPoolExecutor(4) as pool:
                 assert set(pool.map(lambda n: ask(client, url, n), range(requests))) == {200}
@@ -58,11 +67,9 @@ def proof(cli: Cli, watch: Watch, *, leaky: bool, requests: int) -> list[str]:
     return offences(lines)
 
 
-def ready(client: httpx.Client, url: str) -> bool:
-    try:
-        return client.get(f"{url}/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
+def announced(cli: Cli, port: int) -> bool:
+    """The command is through: it asked its server for a token and says where it is."""
+    return any(f":{port}" in file.read_text() for file in (cli.data / "running").glob("*.json"))
 
 
 def ask(client: httpx.Client, url: str, number: int) -> int:
@@ -253,6 +260,8 @@ def test_a_command_cuts_off_itself_only() -> None:
 NETWORK = {
     "edgekit/connect/selftest.py": "this machine's endpoint, asked by `connect`",
     "edgekit/connect/server.py": "this machine's endpoint, asked by `connect`",
+    "edgekit/bundle/registry.py": "the registry that `push` and `pull` were pointed at",
+    "edgekit/bundle/transfer.py": "the registry that `push` and `pull` were pointed at",
     "edgekit/cli/bench.py": "the endpoint that `bench` measures",
     "edgekit/fetch.py": "the hub or mirror that `pull` was pointed at",
     "edgekit/fetch_http.py": "the hub or mirror that `pull` was pointed at",

@@ -10,12 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgekit.bundle.install import install
+from edgekit.bundle.keys import load_trust
 from edgekit.catalogue import find_model, load_models
 from edgekit.errors import ConfigError, DeniedError
 from edgekit.facts import Licence
 from edgekit.licence import accept
 from edgekit.licence_policy import Policy, check_allowed, read_policy, rulings
-from edgekit.licence_served import card_of, own_words
+from edgekit.licence_served import card_of, notice_of_entry, own_words
 from edgekit.obligations import obligations, words_of
 from edgekit.store import Store
 from tests.support.cli import Cli, free_port, until
@@ -24,6 +26,9 @@ FREE = find_model("pocket").licence
 NON_PRODUCTION = find_model("codestral-22b-v0.1").licence
 LLAMA4 = find_model("llama-4-scout").licence
 UNREAD = replace(FREE, commercial_use=None)
+CAREFUL = Licence(
+    "Careful License 1", None, False, True, "evaluation only", attribution='show "Carefully Built"'
+)
 SAID = Policy(use="production", eu=True, monthly_users=800_000_000)
 
 
@@ -168,3 +173,79 @@ def answers(client: httpx.Client, url: str, server: subprocess.Popen[str]) -> bo
         return client.get(url).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+RESTRICTED = """
+id = "lawyered"
+name = "Lawyered"
+params = 7_802_112
+n_ctx_train = 16384
+header_bytes = 128_608
+[licence]
+name = "Careful License 1"
+acceptance_required = true
+commercial_use = false
+conditions = "evaluation only"
+attribution = "show \\"Carefully Built\\""
+[[sources]]
+kind = "builtin"
+location = "pocket"
+[config]
+architectures = ["MistralForCausalLM"]
+model_type = "mistral"
+hidden_size = 256
+intermediate_size = 1024
+num_hidden_layers = 6
+num_attention_heads = 4
+num_key_value_heads = 1
+head_dim = 64
+vocab_size = 4096
+max_position_embeddings = 16384
+"""
+
+
+def with_model(cli: Cli) -> Cli:
+    (cli.config / "models").mkdir(parents=True)
+    (cli.config / "models" / "lawyered.toml").write_text(RESTRICTED)
+    (cli.config / "trust.toml").write_text('signature = "warn"\n')
+    return cli
+
+
+def refusal(cli: Cli, *arguments: str) -> str:
+    done = cli.run(*arguments, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode in (66, 77), done.stdout
+    return str(error["code"])
+
+
+def test_a_restricted_model_travels_with_its_text_and_acceptance(tmp_path: Path) -> None:
+    """Refused, accepted, refused for want of the text, bundled; the other machine may use it."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here, there = with_model(Cli(tmp_path / "here")), with_model(Cli(tmp_path / "there"))
+    create = ("bundle", "create", "lawyered:Q8_0", "--output", str(tmp_path / "b"))
+    assert refusal(here, *create) == "licence_not_accepted"
+    assert refusal(here, "deploy", "lawyered:Q8_0") == "licence_not_accepted"
+    here.json("licence", "lawyered", "--accept")
+    assert refusal(here, *create) == "licence_text_missing"
+    (here.data / "licences" / "lawyered.txt").write_bytes(b"be careful\n")
+    here.json("bundle", "keygen", "ops")
+    here.json(*create, "--key", "ops.pem")
+    text = tmp_path / "b" / "licences" / "lawyered-Q8_0" / "LICENSE.txt"
+    assert text.read_bytes() == b"be careful\n"
+
+    assert refusal(there, "deploy", "lawyered:Q8_0") == "licence_not_accepted"
+    store = Store(there.store)
+    public = here.home / "ops.pub"
+    carried = install(tmp_path / "b", store, load_trust(there.config, (public,)))
+    entry = carried.models[0].entry
+    file = store.path(entry)
+    assert refusal(there, "serve", str(file), "--no-canary") == "licence_not_accepted"
+    card = replace(find_model("pocket"), id="lawyered", licence=CAREFUL)
+    notice = notice_of_entry(card, entry, store, None, there.data)
+    assert notice.shown == 'show "Carefully Built"'
+    assert notice.text.index("Changed: converted") < notice.text.index("be careful")
+    record = there.json("licence", "lawyered")
+    assert record["accepted"] is None
+    there.json("bundle", "install", str(tmp_path / "b"), "--trust", str(public))
+    assert there.json("licence", "lawyered")["accepted"]["licence"] == "Careful License 1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from edgekit_quantize.architectures.views import View
@@ -90,6 +91,7 @@ def plain(name: str, shape: tuple[int, ...], source: str, view: View = ()) -> Te
     return TensorSource(TensorSpec(name, shape), (Part(source, view),))
 
 
+@lru_cache(maxsize=1 << 15)
 def quantize_order(name: str) -> tuple[int, bytes]:
     """Sort key of llama.cpp's tensor map: outside blocks first, then by block, then by name."""
     block = -1

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from ..chat.family import Spec, recognise
 from ..chat.fim import layout_of
+from ..engine import splits
 from ..engine.wire import Hello
+from ..errors import ServerError
 from ..roles import capabilities as abilities
 from .ollama_lines import Fields, timestamp
 from .ollama_schema import listed_name
@@ -57,8 +59,8 @@ class Facts:
         size, modified = 0, 0.0
         try:
             found = self.path.stat()
-            size, modified = found.st_size, found.st_mtime
-        except OSError:
+            size, modified = splits.total_bytes(self.path), found.st_mtime
+        except (OSError, ServerError):
             size = self.hello.size_bytes if self.hello else 0
         return {
             **self._head(size, modified),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit_server.engine import splits
 from edgekit_server.engine.checkpoints import Checkpoint
 from edgekit_server.engine.resident import Saved
 
@@ -32,13 +33,15 @@ def model_digest(path: Path) -> str:
     Reading all of it would take longer than loading it. Two files of one shape and one head
     (a model trained further) differ in the samples.
     """
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with path.open("rb") as file:
-        digest.update(file.read(HEAD_BYTES))
-        for i in range(SAMPLES):
-            file.seek(size * i // SAMPLES)
-            digest.update(file.read(SAMPLE_BYTES))
+    digest = hashlib.blake2b(digest_size=16)
+    for part in splits.files_of(path):
+        size = part.stat().st_size
+        digest.update(str(size).encode())
+        with part.open("rb") as file:
+            digest.update(file.read(HEAD_BYTES))
+            for i in range(SAMPLES):
+                file.seek(size * i // SAMPLES)
+                digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
 
 

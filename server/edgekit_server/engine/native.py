@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit_server.config import Adapter
-from edgekit_server.engine import breakdown, pooled
+from edgekit_server.engine import breakdown, pooled, splits
 from edgekit_server.engine.adapters import Adapters
 from edgekit_server.engine.cells import Cells
 from edgekit_server.engine.chains import Candidates, Chain, Sampler
@@ -52,7 +52,12 @@ class Model:
         if options.no_alloc:
             params.no_alloc = True
             params.load_mode = ll.LLAMA_LOAD_MODE_NONE  # mmap with no_alloc aborts
-        pointer = ll.llama_model_load_from_file(os.fsencode(options.path), params)
+        files = splits.files_of(options.path)
+        if len(files) == 1:
+            pointer = ll.llama_model_load_from_file(os.fsencode(files[0]), params)
+        else:
+            paths = (ctypes.c_char_p * len(files))(*map(os.fsencode, files))
+            pointer = ll.llama_model_load_from_splits(paths, len(files), params)
         if not pointer:
             code = "out_of_memory" if log.says_memory() else "bad_model"
             raise BadModelError(f"{options.path.name}: {log.reason()}", code=code)
