@@ -154,10 +154,10 @@ def judge(case: Case, n_ctx: int, largest_ctx: int | None = None) -> Candidate:
     # Speeds of a plan that does not run would only mislead.
     pace = case.pace(plan) if verdict != "no" else speed.unknown(case.users)
     missed = case.targets.missed(pace) if verdict != "no" else None
-    if missed is not None:
+    if missed is not None and verdict == "fits":
+        verdict, binding, reason = "tight", "speed", missed
+    elif missed is not None:
         reason = f"{missed}; {reason}"
-        if verdict == "fits":
-            verdict, binding = "tight", "speed"
     return Candidate(
         card=case.card,
         device=case.device,
@@ -195,7 +195,8 @@ def _verdict(
         return plan, "tight", "memory", wording.no_margin(plan, largest)
     spilled = _spill(case, plan)
     if spilled is not None:
-        return spilled, "tight", "memory", wording.partial(spilled, largest, asked=False)
+        text = wording.partial(spilled, largest, asked=False, short=plan.missing or 0)
+        return spilled, "tight", "memory", text
     return plan, "no", "memory", wording.too_big(plan, largest)
 
 

@@ -201,6 +201,8 @@ def _order(c: Candidate) -> tuple[int, float]:
 
 def _because(best: Candidate, search: Search, *, asked_for: bool, n_ctx: int | None) -> str:
     """Why this one: what it fits, what it leaves, why the next better one lost."""
+    if best.binding == "speed":
+        return best.reason if asked_for else f"{best.reason}; nothing that fits is faster"
     better = None
     if not asked_for:
         known = [f for f in common() if f.loss < best.filetype.loss]

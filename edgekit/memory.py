@@ -15,13 +15,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
-from edgekit import kv, scratch
+from edgekit import kv
 from edgekit.budget import Budget, device_budget, device_overhead, host_budget, host_overhead
 from edgekit.errors import UsageError
 from edgekit.facts import Device, ModelCard
 from edgekit.kv import CELLS_STEP, KV_TYPES
+from edgekit.scratch import (
+    N_UBATCH,
+    compute_bytes,
+    masks,
+    micro_batch_bytes,
+    most_tokens,
+    output_bytes,
+)
 from edgekit.shape import Shape, shape
 from edgekit.weights import HEADER_BYTES_PER_TOKEN, Weights, file_bytes, tensor_specs, weights
 
@@ -44,8 +51,6 @@ __all__ = [
     "tensor_specs",
     "weights",
 ]
-
-N_UBATCH: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,75 +160,6 @@ def cells(n_ctx: int) -> int:
     return kv.padded(n_ctx)
 
 
-def compute_bytes(
-    s: Shape,
-    n_ctx: int,
-    users: int,
-    n_ubatch: int = N_UBATCH,
-    *,
-    flash_attn: bool = True,
-    streams: bool = False,
-    kv_type: str = "f16",
-) -> int:
-    """The graph's scratch buffer in bytes; `streams`: each user has n_ctx / users cells alone.
-
-    What stands in memory at once while a micro-batch passes the layers (see `scratch`) and the
-    masks, or the logits: one row per sequence, since the engine sets n_outputs_max to their
-    number. Without flash attention the scores of all heads stand in memory as well, and the
-    masks are f32. Dry loads of 18 models in 1,224 settings agree within 2 %.
-    """
-    n_tokens = -(-min(n_ubatch, n_ctx) // users) * users
-    return _compute(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
-
-
-def _compute(
-    s: Shape,
-    n_ctx: int,
-    users: int,
-    n_tokens: int,
-    n_ubatch: int,
-    flash_attn: bool,
-    streams: bool,
-    kv_type: str,
-) -> int:
-    n_kv, masks = _masks(s, n_ctx, users, n_ubatch, streams=streams)
-    rotated = "_" in kv_type and s.mla is None
-    if flash_attn:
-        values = scratch.values_per_token(s, rotated=rotated)
-    else:
-        n_cells = n_kv * users if streams else n_kv
-        copied = s.mla.kv_rank * n_cells // (2 * n_tokens) if s.mla else 0
-        values = scratch.values_per_token(s, rotated=rotated, scores=n_kv, once=copied)
-    layers = n_tokens * (4 * values + masks * (2 if flash_attn else 4))
-    n_outputs = min(users, n_ubatch, n_ctx)
-    return max(layers, 4 * n_outputs * s.n_vocab + 8 * n_outputs * s.n_embd)
-
-
-def _masks(
-    s: Shape, n_ctx: int, users: int, n_ubatch: int, *, streams: bool
-) -> tuple[int, int]:
-    """Cells that a token attends to, and the columns of all masks: one more for windows."""
-    window = max(s.windows, default=0)
-    held = kv.cells(n_ctx, users, window, n_ubatch, streams=streams)
-    n_streams = users if streams else 1
-    n_kv = held.full // n_streams
-    return n_kv, n_kv + (held.windowed // n_streams if window else 0)
-
-
-@lru_cache(maxsize=1024)
-def _most_tokens(n_tokens: int, users: int) -> int:
-    """The largest micro-batch of up to so many users: llama.cpp rounds it to whole users.
-
-    So a plan for more users never takes less, and one for fewer than asked still fits.
-    """
-    return max(-(-n_tokens // n) * n for n in range(1, users + 1))
-
-
-def output_bytes(s: Shape, users: int) -> int:
-    """The buffer, in host memory, that logits are copied to: one f32 row per sequence."""
-    return 4 * s.n_vocab * users
-
-
 def predict(
     card: ModelCard,  # noqa: ARG001 - the table was made from it
     device: Device,
@@ -272,11 +208,13 @@ def predict(
         place.own.bytes,
     )
     parts: tuple[Part, ...] = (main,)
+    mapped = 0
     if place.split:
         beside = found.host_weights, found.host_kv, found.host_compute
         parts = (main, Part("host", *beside, process, place.host.bytes))
     elif place.memory == "host":
         offload = 0
+        mapped = table.copied_amx if place.packs else table.copied
     return MemoryPlan(
         table.filetype,
         n_ctx,
@@ -288,6 +226,7 @@ def predict(
         place.own,
         "formula",
         packing,
+        mapped,
     )
 
 
@@ -368,8 +307,8 @@ def demand(
     cache = kv.table(s, kv_type)
     held = kv.cells(n_ctx, users, cache.window, n_ubatch, streams=streams)
     kv_total = cache.bytes(held)
-    n_tokens = _most_tokens(min(n_ubatch, n_ctx), users)
-    compute = _compute(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
+    n_tokens = most_tokens(min(n_ubatch, n_ctx), users)
+    compute = micro_batch_bytes(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
     host_scratch = output_bytes(s, users)
     if not split:
         # One pool: what lies "on the host" lies in the same memory and is counted once.
@@ -384,8 +323,8 @@ def demand(
         host_weights += table.output
     # Embedding rows and the mask of a batch pass through a pinned buffer of the host;
     # layers that stay there need the whole scratch.
-    mask = cells(n_ctx // users if streams else n_ctx) * (2 if flash_attn else 4)
-    staging = n_ubatch * mask + 4 * n_ubatch * s.n_embd
+    _, columns = masks(s, n_ctx, users, n_ubatch, streams=streams)
+    staging = n_tokens * (columns * (2 if flash_attn else 4) + 4 * s.n_embd)
     return Demand(
         gpu_weights,
         cache.bytes(held, first),

@@ -10,14 +10,85 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from edgekit import kv
 from edgekit.allocator import Graph, Tensor, buffer_size
 from edgekit.shape import Experts, Mla, Shape
+
+N_UBATCH: Final = 512
 
 _LAYERS: Final = 6
 """The holes that layers leave repeat after a few; dense layers that lead are three at most."""
 
 _INPUTS: Final = 6
 """Values per token of the small inputs: ids, positions, places in the cache."""
+
+
+def compute_bytes(
+    s: Shape,
+    n_ctx: int,
+    users: int,
+    n_ubatch: int = N_UBATCH,
+    *,
+    flash_attn: bool = True,
+    streams: bool = False,
+    kv_type: str = "f16",
+) -> int:
+    """The graph's scratch buffer in bytes; `streams`: each user has n_ctx / users cells alone.
+
+    What stands in memory at once while a micro-batch passes the layers (see `scratch`) and the
+    masks, or the logits: one row per sequence, since the engine sets n_outputs_max to their
+    number. Without flash attention the scores of all heads stand in memory as well, and the
+    masks are f32. Dry loads of 18 models in 1,224 settings agree within 0.4 %.
+    """
+    n_tokens = -(-min(n_ubatch, n_ctx) // users) * users
+    return micro_batch_bytes(s, n_ctx, users, n_tokens, n_ubatch, flash_attn, streams, kv_type)
+
+
+def micro_batch_bytes(
+    s: Shape,
+    n_ctx: int,
+    users: int,
+    n_tokens: int,
+    n_ubatch: int,
+    flash_attn: bool,
+    streams: bool,
+    kv_type: str,
+) -> int:
+    """The same for a micro-batch of `n_tokens`."""
+    n_kv, columns = masks(s, n_ctx, users, n_ubatch, streams=streams)
+    rotated = "_" in kv_type and s.mla is None
+    if flash_attn:
+        values = values_per_token(s, rotated=rotated)
+    else:
+        n_cells = n_kv * users if streams else n_kv
+        copied = s.mla.kv_rank * n_cells // (2 * n_tokens) if s.mla else 0
+        values = values_per_token(s, rotated=rotated, scores=n_kv, once=copied)
+    layers = n_tokens * (4 * values + columns * (2 if flash_attn else 4))
+    n_outputs = min(users, n_ubatch, n_ctx)
+    return max(layers, 4 * n_outputs * s.n_vocab + 8 * n_outputs * s.n_embd)
+
+
+def masks(s: Shape, n_ctx: int, users: int, n_ubatch: int, *, streams: bool) -> tuple[int, int]:
+    """Cells that a token attends to, and the columns of all masks: one more for windows."""
+    window = max(s.windows, default=0)
+    held = kv.cells(n_ctx, users, window, n_ubatch, streams=streams)
+    n_streams = users if streams else 1
+    n_kv = held.full // n_streams
+    return n_kv, n_kv + (held.windowed // n_streams if window else 0)
+
+
+@lru_cache(maxsize=1024)
+def most_tokens(n_tokens: int, users: int) -> int:
+    """The largest micro-batch of up to so many users: llama.cpp rounds it to whole users.
+
+    So a plan for more users never takes less, and one for fewer than asked still fits.
+    """
+    return max(-(-n_tokens // n) * n for n in range(1, users + 1))
+
+
+def output_bytes(s: Shape, users: int) -> int:
+    """The buffer, in host memory, that logits are copied to: one f32 row per sequence."""
+    return 4 * s.n_vocab * users
 
 
 @lru_cache(maxsize=4096)
@@ -142,9 +213,7 @@ def _feed_forward(graph: Graph, s: Shape, normed: Tensor, index: int) -> Tensor:
     return mixed
 
 
-def _dense(
-    graph: Graph, n_embd: int, n_ff: int, normed: Tensor, *, fused: bool = False
-) -> Tensor:
+def _dense(graph: Graph, n_embd: int, n_ff: int, normed: Tensor, *, fused: bool = False) -> Tensor:
     if fused:
         product = graph.made(n_ff, graph.made(2 * n_ff, normed))
     else:

@@ -57,6 +57,7 @@ class Server:
     ) -> None:
         """The first model is the one that is measured; the budget is for all that are loaded."""
         from edgekit.serve_child import to_request
+        from edgekit.switch import order_file
 
         plan = models[0].plan
         self.url = local_url(plan.host, plan.port)
@@ -64,10 +65,13 @@ class Server:
         self._key = api_keys[0] if api_keys else None
         self.log = paths.data_dir() / "logs" / f"{plan.card.id}-{plan.port}.log"
         self.report = paths.data_dir() / "pages" / f"{plan.card.id}-{plan.port}.json"
-        config = config_of(models, api_keys, memory_budget_bytes, self.report)
+        self.orders = order_file(plan.port)
+        config = config_of(models, api_keys, memory_budget_bytes, self.report, self.orders)
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self.report.unlink(missing_ok=True)
+            self.orders.parent.mkdir(parents=True, exist_ok=True)
+            self.orders.unlink(missing_ok=True)
             with self.log.open("wb") as log:
                 self.process = child.start("edgekit.serve_child", to_request(config), log)
         except OSError as error:
@@ -176,6 +180,7 @@ def config_of(
     api_keys: Sequence[str],
     memory_budget_bytes: int | None,
     report: Path | None = None,
+    orders: Path | None = None,
 ) -> ServeConfig:
     """Return the server's settings: of several models, those are loaded at start that fit."""
     from edgekit.several import loaded_at_start
@@ -221,6 +226,7 @@ def config_of(
         models=tuple(configs),
         memory_budget_bytes=memory_budget_bytes if len(models) > 1 else None,
         report=report,
+        swap=orders,
     )
 
 

@@ -14,6 +14,11 @@ from edgekit.units import GIB, format_count, format_percent
 if TYPE_CHECKING:
     from edgekit.speed import Estimate
 
+_NO_ENGINE = {
+    "mcu": "a microcontroller has megabytes of memory where the smallest models take hundreds",
+    "phone": "a phone takes no server, and gets slower within minutes as it warms up",
+}
+
 _OWNER = {"accelerator": "device", "unified": "machine", "host": "host"}
 
 
@@ -51,7 +56,7 @@ def cure(plan: MemoryPlan, largest_ctx: int) -> str:
     """What would make it fit."""
     if 0 < largest_ctx < plan.n_ctx:
         return f"it fits at {format_count(largest_ctx)} tokens"
-    return "no context fits; take a smaller file type or a device with more memory"
+    return "no context fits"
 
 
 def no_margin(plan: MemoryPlan, largest_ctx: int) -> str:
@@ -62,20 +67,27 @@ def no_margin(plan: MemoryPlan, largest_ctx: int) -> str:
     )
 
 
-def partial(plan: MemoryPlan, largest_ctx: int, *, asked: bool) -> str:
-    """Some layers on the host."""
+def partial(plan: MemoryPlan, largest_ctx: int, *, asked: bool, short: int = 0) -> str:
+    """Some layers on the host; `short` is what the device lacks for all of them."""
     where = f"{plan.n_gpu_layers} of {plan.n_layers} layers on the device"
     rest = f"the rest in {gib(plan.parts[-1].total)} of host memory, several times slower"
     if asked:
         return f"{where} as asked, {rest}"
-    return f"gets only {where}, {rest}; {cure(plan, largest_ctx)}"
+    lacks = f"{gib(short)} short: " if short > 0 else ""
+    return f"{lacks}gets only {where}, {rest}; {cure(plan, largest_ctx)}"
 
 
 def too_big(plan: MemoryPlan, largest_ctx: int) -> str:
     """How much is missing."""
+    main = plan.parts[0]
+    what = {
+        "weights": f"the weights alone are {gib(main.weights)}",
+        "kv": f"{gib(main.weights)} of weights and {gib(main.kv)} of keys and values",
+        "compute": f"{gib(main.compute)} of scratch beside weights, keys and values",
+    }
     return (
-        f"needs {gib(plan.missing or 0)} more than the {gib(plan.parts[0].budget or 0)} "
-        f"that may be used; {cure(plan, largest_ctx)}"
+        f"needs {gib(plan.missing or 0)} more than the {gib(main.budget or 0)} that may be used "
+        f"({what[over_at(plan)]}); {cure(plan, largest_ctx)}"
     )
 
 
@@ -185,5 +197,5 @@ def over_at(plan: MemoryPlan) -> Literal["weights", "kv", "compute"]:
 
 def no_engine(device: Device) -> str:
     """Hardware that llama.cpp cannot be loaded on."""
-    why = next((note for note in device.notes if note), "it has no processor or memory for it")
-    return f"llama.cpp does not run on {device.name}: {why}"
+    why = _NO_ENGINE.get(device.kind, "there is no build of it")
+    return f"llama.cpp does not run on {device.name} as edgekit installs it: {why}"

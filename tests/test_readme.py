@@ -29,7 +29,8 @@ COMMANDS = [
 MAKE = {"make deploy", "make test"}
 SERVING = [c for c in COMMANDS if c.startswith("edgekit deploy") and "--dry-run" not in c]
 CONNECTING = [c for c in COMMANDS if c.startswith("edgekit connect ")]
-PLAIN = [c for c in COMMANDS if c not in {*MAKE, *SERVING, *CONNECTING}]
+BUNDLING = [c for c in COMMANDS if c.startswith(("edgekit bundle ", "edgekit store "))]
+PLAIN = [c for c in COMMANDS if c not in {*MAKE, *SERVING, *CONNECTING, *BUNDLING}]
 
 
 @pytest.fixture
@@ -67,6 +68,17 @@ def test_command(command: str, env: dict[str, str], tmp_path: Path) -> None:
     assert done.returncode in allowed, done.stderr
     assert done.stdout.strip()
     assert "Traceback" not in done.stderr
+
+
+def test_bundle_examples(env: dict[str, str], tmp_path: Path) -> None:
+    """In the order they stand there: each needs what the one before it made."""
+    assert len(BUNDLING) == 5
+    for command in BUNDLING:
+        done = subprocess.run(
+            argv(command, tmp_path), cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        assert "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def _libraries(needs: Requirements, here: Here) -> list[Problem]:
         Problem(
             "library_missing",
             f"the engine needs {', '.join(lacking)}, which this machine does not have",
-            f"install {'; '.join(_package(name) for name in lacking)}",
+            f"install {'; '.join(dict.fromkeys(map(_package, lacking)))}",
             NO_DEVICE,
         )
     ]
@@ -246,6 +246,9 @@ def _package(library: str) -> str:
         "libomp": "libomp5 (Debian) or libomp (RHEL)",
         "libgomp": "libgomp1 (Debian) or libgomp (RHEL)",
         "libstdc++": "libstdc++6 (Debian) or libstdc++ (RHEL)",
+        "libgcc_s": "libgcc-s1 (Debian) or libgcc (RHEL)",
+        "libssl": "libssl3 (Debian) or openssl-libs (RHEL)",
+        "libcrypto": "libssl3 (Debian) or openssl-libs (RHEL)",
         "libvulkan": "libvulkan1 (Debian) or vulkan-loader (RHEL)",
         "libcudart": "the CUDA runtime of the same major version",
         "libcublas": "cuBLAS of the same major version of CUDA",

@@ -24,6 +24,7 @@ from edgekit.machine import Machine
 _GLIBC: Final = re.compile(r"lib(c|m|dl|pthread|rt|util|resolv|anl|nsl)\.so[.\d]*|ld-linux.*")
 _DRIVER: Final = re.compile(r"lib(cuda|nvidia-ml)\.so.*|libpython.*")
 _SONAME: Final = re.compile(r"[\w.+-]{1,100}")
+_UNUSED: Final = ("lib/", "bin/")
 _MANYLINUX: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
 _LEGACY: Final = {"manylinux2014_": (2, 17), "manylinux2010_": (2, 12), "manylinux1_": (2, 5)}
 # What llama_print_system_info calls them, and what Linux does; it says how the code was compiled.
@@ -65,7 +66,9 @@ def requirements_of(target: Target, wheels: Iterable[Path]) -> Requirements:
         with zipfile.ZipFile(wheel) as archive:
             unpacked += sum(member.file_size for member in archive.infolist())
             for member in archive.namelist():
-                if target.os != "linux" or ".so" not in member:
+                # Beside the packages, llama-cpp-python leaves a second copy and tools that no one
+                # loads; their needs would refuse machines that can run the engine.
+                if target.os != "linux" or ".so" not in member or member.startswith(_UNUSED):
                     continue
                 carried.add(member.rsplit("/", 1)[-1])
                 needs = needs_of(archive.read(member))

@@ -10,6 +10,7 @@ import typer
 
 from edgekit.cli import output
 from edgekit.cli.csv_file import CsvOption, write_csv
+from edgekit.cli.fit_files import HtmlOption, write_page
 from edgekit.cli.options import DEFAULT_USERS, FileTypeOption, Json, Source, Users
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--explain", help="Show each figure's formula and source.")
         ] = False,
         csv: CsvOption = None,
+        html: HtmlOption = None,
         json: Json = False,
     ) -> None:
         """Say which devices run a model for so many users, ranked by price, and what others miss.
@@ -94,6 +96,8 @@ def register(app: typer.Typer) -> None:
         failure = None if answer.meets else nothing_meets(answer)
         if csv is not None:
             write_csv(csv, buy_rows(answer))
+        if html is not None:
+            write_page(html, buy_record(answer))
         if json:
             error = failure.as_dict() if failure else {}
             output.emit({**buy_record(answer), **error})

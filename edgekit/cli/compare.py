@@ -9,6 +9,7 @@ import typer
 
 from edgekit.cli import output
 from edgekit.cli.csv_file import CsvOption, write_csv
+from edgekit.cli.fit_files import HtmlOption, write_page
 from edgekit.cli.options import (
     DEFAULT_USERS,
     Ctx,
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
         ] = 0.3,
         kwh_price: Annotated[float, typer.Option(help="USD for a kWh.")] = 0.25,
         csv: CsvOption = None,
+        html: HtmlOption = None,
         json: Json = False,
     ) -> None:
         """Set models side by side: verdict, memory, speed, scores, licence, air gap, cost.
@@ -63,6 +65,8 @@ def register(app: typer.Typer) -> None:
         found = judge(wanted, device_for(device)[0], users=users, n_ctx=ctx, assumed=assumed)
         if csv is not None:
             write_csv(csv, compare_rows(found))
+        if html is not None:
+            write_page(html, compare_record(found))
         if json:
             output.emit(compare_record(found))
             return

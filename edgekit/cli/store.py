@@ -12,15 +12,15 @@ from edgekit.cli.options import Json
 if TYPE_CHECKING:
     from edgekit.store import Store
 
-ACTIONS = ("ls", "verify", "gc", "rollback")
+ACTIONS = ("ls", "verify", "gc", "rollback", "switch")
 
 
 def register(app: typer.Typer) -> None:
     @app.command(short_help="List the store, check every bit of it, or free room.")
     def store(
-        action: Annotated[str, typer.Argument(metavar="[ls|verify|gc|rollback]")] = "ls",
+        action: Annotated[str, typer.Argument(metavar="[ls|verify|gc|rollback|switch]")] = "ls",
         model: Annotated[
-            str | None, typer.Argument(help="rollback: which model, MODEL or MODEL:TYPE.")
+            str | None, typer.Argument(help="rollback, switch: MODEL or MODEL:TYPE.")
         ] = None,
         checkpoints: Annotated[
             bool, typer.Option("--checkpoints", help="gc: fetched checkpoints go too.")
@@ -31,12 +31,16 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Say what gc would remove and stop.")
         ] = False,
+        api_key: Annotated[
+            str | None, typer.Option(envvar="EDGEKIT_API_KEY", help="switch: the server's key.")
+        ] = None,
         json: Json = False,
     ) -> None:
         """List what the store holds (ls), read every byte again (verify), free room (gc).
 
         gc removes what no entry names and no running server uses. rollback lets the file serve
-        again that an installed bundle replaced; a second rollback undoes it.
+        again that an installed bundle replaced; a second rollback undoes it. switch lets a
+        deployment that runs take what the store names now, without a failed request.
 
         Example: edgekit store gc --dry-run
         """
@@ -55,6 +59,8 @@ def register(app: typer.Typer) -> None:
             show(here, json=json)
         elif action == "rollback":
             go_back(here, model, json=json)
+        elif action == "switch":
+            switch_over(here, model, api_key, json=json)
         elif action == "verify":
             verify(here, json=json)
         else:
@@ -87,6 +93,40 @@ def go_back(store: Store, model: str | None, *, json: bool) -> None:
         "Serves", f"{entry.model} {entry.filetype} of sha256 {entry.sha256[:12]}…, as before"
     )
     output.say("", "a running server keeps its file; the next deploy takes this one")
+
+
+def switch_over(store: Store, model: str | None, api_key: str | None, *, json: bool) -> None:
+    """Let the running deployment take the store's file. Raises EdgekitError; the old one stays."""
+    from edgekit import paths, running
+    from edgekit.errors import MissingInputError
+    from edgekit.switch import switch
+
+    name, _, filetype = (model or "").partition(":")
+    found = running.find(paths.running_dir(), name or None)
+    if found is None:
+        raise MissingInputError(
+            f"no deployment of {name or 'any model'} runs", code="not_running",
+            hint="edgekit deploy takes what the store names",
+        )  # fmt: skip
+    name = name or found.head.model
+    filetype = filetype or (found.head.filetype or "")
+    entry = store.find(name, filetype)
+    if entry is None:
+        raise MissingInputError(
+            f"{name} {filetype} is not in the store", code="not_in_store",
+            hint="edgekit store shows what there is",
+        )  # fmt: skip
+    with output.StepLines(quiet=json) as lines:
+        lines.begin("switch", name)
+        done = switch(store, entry, found, api_key=api_key)
+        lines.end("switch", f"{name} {filetype} of sha256 {entry.sha256[:12]}… serves")
+    if json:
+        record = {"model": name, "filetype": filetype, "sha256": entry.sha256, "url": found.url}
+        times = {k: round(getattr(done, k), 3) for k in ("before_s", "after_s", "switch_s")}
+        output.emit({"schema": "edgekit.switch/1", **record, **times, "quality": done.quality})
+        return
+    output.say("Quality", done.quality)
+    output.say("Latency", f"a short answer took {done.before_s:.2f} s, now {done.after_s:.2f} s")
 
 
 def show(store: Store, *, json: bool) -> None:

@@ -45,6 +45,7 @@ def group_section(
         "div",
         element("p", _sentence(row)),
         _next(row),
+        _helps(record, row),
         _figures(row, group),
         element("h3", "Every figure, and how it comes about"),
         tiles(_kept(row, group["figures"]), _below(row), brief=brief),
@@ -84,6 +85,21 @@ def _next(row: Mapping[str, Any]) -> Markup:
 
 def _of(row: Mapping[str, Any]) -> str:
     return f"{row['model']} on {row['device']}"
+
+
+def _helps(record: Mapping[str, Any], row: Mapping[str, Any]) -> Markup | None:
+    """What would mend the verdict, in the words of the terminal."""
+    own = [
+        h
+        for h in record.get("remedies", ())
+        if (h["model"], h["device"]) == (row["model"], row["device"])
+    ]
+    if not own:
+        return None
+    lines = [
+        element("li", h["text"], element("code", h["option"]) if h["option"] else None) for h in own
+    ]
+    return element("div", element("p", "What would help:"), element("ul", *lines))
 
 
 def _users(n: int) -> str:

@@ -18,11 +18,10 @@ def overview(record: Mapping[str, Any]) -> Markup:
     """The filter, the table and the charts of a record with more than one verdict."""
     firsts = [(i, record["rows"][g["first"]]) for i, g in enumerate(record["groups"])]
     firsts.sort(key=lambda pair: _rank(pair[1]))
-    heads = ["model", "device", "verdict", "file type", "context", "memory, GiB", "tok/s each",
-             "first token", "USD / M tokens"]  # fmt: skip
     short = record["shortened"]
-    if short:
-        heads.append("why")
+    heads = [("file type", "f"), ("context", "c"), ("memory, GiB", "m"), ("tok/s each", "s"),
+             ("first token", "t"), ("USD / M tokens", "u")]  # fmt: skip
+    heads = [*_named(record), ("verdict", "v"), *heads, *([("why", "why")] if short else [])]
     caption = (
         "Best for each device; what fits stands first, the fastest on top. Memory: needed of what "
         "may be used. tok/s: for each user, low to high in brackets."
@@ -30,16 +29,18 @@ def overview(record: Mapping[str, Any]) -> Markup:
     table = element(
         "table",
         element("caption", caption),
-        element("thead", element("tr", *(element("th", text, scope="col") for text in heads))),
+        element(
+            "thead", element("tr", *(element("th", t, scope="col", class_=c) for t, c in heads))
+        ),
         element("tbody", *(_row(record, i, row, short) for i, row in firsts)),
     )
     return element(
         "section",
+        _charts(record, [row for _, row in firsts]),
         element("h2", "All verdicts"),
         _filter(),
         element("div", table, class_="scroll", tabindex="0", role="region",
                 aria_label="All verdicts", id="overview"),
-        _charts(record, [row for _, row in firsts]),
     )  # fmt: skip
 
 
@@ -55,16 +56,19 @@ def _row(record: Mapping[str, Any], index: int, row: Mapping[str, Any], short: b
     needs += f" of {main['budget'] / GIB:,.1f}" if main["budget"] is not None else " of ?"
     found, first = row["decode_tok_s"], row["ttft_ms"]
     runs = row["verdict"] != "no"
+    link = None if short else f"#g{index}"
+    named = {"model": model, "device": device}
+    (lead, _), *more = _named(record)
     cells: list[Markup] = [
-        element("th", model if short else element("a", model, href=f"#g{index}"), scope="row"),
-        element("td", device),
-        element("td", badge(row["verdict"])),
-        element("td", row["filetype"]),
-        element("td", f"{row['n_ctx']:,}"),
-        element("td", needs),
-        element("td", pace(found)),
-        element("td", format_ms(first["value"]) if first else UNKNOWN),
-        element("td", UNKNOWN if cost is None else f"{cost:.2f}"),
+        element("th", element("a", named[lead], href=link) if link else named[lead], scope="row"),
+        *(element("td", named[name], class_=kind) for name, kind in more),
+        element("td", badge(row["verdict"]), class_="v"),
+        element("td", row["filetype"], class_="f"),
+        element("td", f"{row['n_ctx']:,}", class_="c"),
+        element("td", needs, class_="m"),
+        element("td", pace(found), class_="s"),
+        element("td", format_ms(first["value"]) if first else UNKNOWN, class_="t"),
+        element("td", UNKNOWN if cost is None else f"{cost:.2f}", class_="u"),
     ]
     if short:
         cells.append(element("td", row["reason"], class_="why"))
@@ -76,6 +80,13 @@ def _row(record: Mapping[str, Any], index: int, row: Mapping[str, Any], short: b
         data_cost=None if cost is None else str(cost),
         data_ctx=str(row["n_ctx"]) if runs else None,
     )
+
+
+def _named(record: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """The columns that name a row: what is the same in all of them is left out."""
+    if len(record["models"]) == 1:
+        return [("device", None)]
+    return [("model", None)] + ([("device", "d")] if len(record["devices"]) > 1 else [])
 
 
 def names(record: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, str]:

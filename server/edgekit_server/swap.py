@@ -6,7 +6,7 @@ order is given by a small file (`ServeConfig.swap`), looked at every second:
     {"model": "<id>", "path": "/…/new.gguf"}
 
 Both files are in memory for a while: whoever gives the order has seen to it that there is room.
-What came of it stands in `<swap>.done`: {"path": …, "error": null or a sentence}.
+What came of it stands in `<swap>.done`: {"path": …, "old": …, "error": null or a sentence}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .client import EngineClient, State
-from .errors import ServerError
+from .errors import ModelMissingError, ServerError
 from .served import Served
 
 log = logging.getLogger("edgekit_server")
@@ -41,12 +41,12 @@ async def watch(served: Sequence[Served], order: Path) -> None:
         if (stamp := _stamp(order)) is None or stamp == followed:
             continue
         followed = stamp
-        path, error = "", None
+        path, old, error = "", "", None
         try:
             record = json.loads(order.read_bytes())
             path = str(record["path"])
             wanted = next(s for s in served if s.id == record["model"])
-            began = time.monotonic()
+            began, old = time.monotonic(), str(wanted.config.engine.model_path)
             await swap(wanted, Path(path))
             log.info("%s is served from %s after %.1f s", wanted.id, path, time.monotonic() - began)
         except StopIteration:
@@ -55,7 +55,7 @@ async def watch(served: Sequence[Served], order: Path) -> None:
             error = str(failure) or type(failure).__name__
         if error is not None:
             log.error("the file %s does not take its place: %s", path, error)
-        _say(order.with_name(f"{order.name}.done"), path, error)
+        _say(order.with_name(f"{order.name}.done"), path, old, error)
 
 
 async def swap(served: Served, path: Path) -> None:
@@ -63,6 +63,8 @@ async def swap(served: Served, path: Path) -> None:
 
     Raises ServerError when it cannot be loaded; the old one goes on then.
     """
+    if not path.is_file():
+        raise ModelMissingError(f"there is no file {path}")
     engine = replace(served.config.engine, model_path=path)
     if not served.resident or served.leaving:
         served.become(engine, None)
@@ -106,8 +108,8 @@ def _stamp(order: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def _say(path: Path, which: str, error: str | None) -> None:
+def _say(path: Path, which: str, old: str, error: str | None) -> None:
     with contextlib.suppress(OSError):
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"path": which, "error": error}))
+        partial.write_text(json.dumps({"path": which, "old": old, "error": error}))
         os.replace(partial, path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -288,9 +289,14 @@ SPEAKS = {
 }  # fmt: skip
 
 
+@cache
+def nodes_of(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
 def speakers(file: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes_of(file):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -312,7 +318,7 @@ def test_no_telemetry_and_no_update_check() -> None:
     # These switch off what libraries of children would do.
     off = {"HF_HUB_DISABLE_TELEMETRY", "PIP_DISABLE_PIP_VERSION_CHECK"}
     for file in SOURCES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes_of(file):
             text = node.value if isinstance(node, ast.Constant) else None
             if isinstance(text, str) and text not in off:
                 assert not words.search(text), (file, text)
@@ -331,7 +337,7 @@ def test_llama_disk_cache_is_out_of_reach() -> None:
         text = file.read_text()
         assert "LlamaDiskCache" not in text, file
         assert "LlamaCache" not in text, file
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes_of(file):
             if isinstance(node, ast.Import):
                 assert "diskcache" not in [alias.name.split(".")[0] for alias in node.names], file
             if isinstance(node, ast.ImportFrom) and node.level == 0:

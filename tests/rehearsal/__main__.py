@@ -22,6 +22,11 @@ from tests.rehearsal.room import taken
 from tests.rehearsal.stick import read_stick, write_stick
 from tests.support.cli import ROOT, SOURCES, Cli
 
+NAMESPACE = (
+    "unshare", "--user", "--map-user=1000", "--map-group=1000", "--keep-caps", "--net", "--mount",
+)  # fmt: skip
+"""An ordinary user, who may still bring up loopback and mount the stick."""
+
 
 def main() -> int:
     """Run and print. Returns 0 when a client was answered."""
@@ -65,8 +70,8 @@ def rehearse(work: Path, model: str, wait_s: float, store: Path | None = None) -
     assert checked.returncode == 0, "sha256sum finds a difference after the stick"
     path = os.pathsep.join(map(str, SOURCES))
     done = subprocess.run(
-        ["unshare", "-rnm", sys.executable, "-m", "tests.rehearsal.inside",
-         stick, work / "machine", work / "ops.pub", str(wait_s)],
+        [*NAMESPACE, sys.executable, "-m", "tests.rehearsal.inside", stick, work / "machine",
+         work / "ops.pub", str(wait_s)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
     sys.stderr.write(done.stdout + done.stderr)

@@ -41,7 +41,8 @@ class Spawns:
     """Stubs by the file that they are to load."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        for name in ("old.gguf", "new.gguf", "bad.gguf"):
+            (folder / name).touch()
         self.stubs = {
             "old.gguf": StubEngine([Rule("", said("o" * 30), pause_s=0.02)], folder / "old.log"),
             "new.gguf": StubEngine(
@@ -93,7 +94,8 @@ def test_no_request_fails_and_none_is_of_two_files(
         load = Load(server.url)
         time.sleep(0.7)
         order(orders, "tiny", tmp_path / "new.gguf")
-        assert done(orders) == {"path": str(tmp_path / "new.gguf"), "error": None}
+        new, old = str(tmp_path / "new.gguf"), str(tmp_path / "old.gguf")
+        assert done(orders) == {"path": new, "old": old, "error": None}
         time.sleep(0.7)
         load.end()
         assert not load.failures
@@ -110,7 +112,7 @@ def test_no_request_fails_and_none_is_of_two_files(
         assert answer["choices"][0]["text"].startswith("o")
 
 
-@pytest.mark.parametrize("what", ["bad.gguf", "unknown model", "no json"])
+@pytest.mark.parametrize("what", ["bad.gguf", "gone.gguf", "unknown model", "no json"])
 def test_what_cannot_be_loaded_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -121,7 +123,8 @@ def test_what_cannot_be_loaded_changes_nothing(
         if what == "no json":
             orders.write_text("{")
         else:
-            order(orders, "tiny" if what == "bad.gguf" else "other", tmp_path / "bad.gguf")
+            known = what.endswith(".gguf")
+            order(orders, "tiny" if known else "other", tmp_path / (what if known else "new.gguf"))
         assert done(orders)["error"]
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "hi"}).json()
         assert answer["choices"][0]["text"].startswith("o")

@@ -45,6 +45,4 @@ def card(name: str) -> ModelCard:
     models = load_models()
     if name != "plain-0.1b":
         return models[name]
-    return replace(
-        models["pocket"], id=name, config=_PLAIN, header_bytes=None, gguf_arch="llama"
-    )
+    return replace(models["pocket"], id=name, config=_PLAIN, header_bytes=None, gguf_arch="llama")

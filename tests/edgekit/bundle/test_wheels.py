@@ -249,6 +249,23 @@ def test_elf_needs_are_what_readelf_prints() -> None:
         assert needs.glibc == max(used)
 
 
+@pytest.mark.skipif(not _libraries(), reason="no library of Linux to read")
+def test_libraries_beside_the_packages_ask_nothing(tmp_path: Path) -> None:
+    """llama-cpp-python leaves a second copy, and tools with TLS, that nobody loads."""
+    one = _libraries()[0].read_bytes()
+    needs = needs_of(one)
+    assert needs is not None
+    tag = "py3-none-linux_x86_64"
+    idle = make_wheel(tmp_path, "idle", tag=tag, files={"lib/libx.so": one, "bin/x.so": one})
+    used = make_wheel(tmp_path, "used", tag=tag, files={"used/libx.so": one})
+    assert requirements_of(LINUX, [idle]).libraries == ()
+    assert requirements_of(LINUX, [idle]).glibc is None
+    found = requirements_of(LINUX, [used])
+    assert set(found.libraries) <= set(needs.libraries)
+    assert "libc.so.6" not in found.libraries
+    assert found.glibc == ".".join(map(str, needs.glibc or ()))
+
+
 @given(st.binary(max_size=200), st.integers(0, 400), st.binary(min_size=1, max_size=8))
 def test_a_damaged_library_is_no_crash(data: bytes, at: int, patch: bytes) -> None:
     head = b"\x7fELF\x02\x01" + data
