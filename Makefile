@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup deploy test test-slow check format bench bench-fit bench-serve clients wheel clean
+.PHONY: help setup deploy test test-slow check format bench bench-fit bench-serve clients rehearse wheel clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -46,6 +46,9 @@ bench-serve: setup ## Measure the server beside llama-server; see tests/benchmar
 
 clients: setup ## Run the real coding agents against the server; see tests/clients
 	$(PY) -m tests.clients
+
+rehearse: setup ## Carry pocket to a machine without a network, on this one; see tests/rehearsal
+	$(PY) -m tests.rehearsal
 
 wheel: setup ## Build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation

@@ -17,6 +17,9 @@ MIB: Final = 1024**2
 MARGIN_BYTES: Final = GIB
 """Kept free on a device, as llama.cpp's own fit does; an eighth where the memory is small."""
 
+RESERVE_BYTES: Final = GIB // 2
+"""Left out of the memory of each further card that shares a model's layers; see `device_group`."""
+
 _OVERHEAD_MIB: Final = {"cuda": 691, "rocm": 691, "vulkan": 256, "metal": 256}
 """A backend's context and kernels. CUDA: measured on an A10 (22,731 MiB seen, 22,040 free);
 ROCm as CUDA; Metal and Vulkan are allowances, not measurements."""

@@ -109,7 +109,7 @@ class Case:
         most = self.table.shape.n_layer + 1
         offload = most if asked is None else min(asked, most)
         args = (self.table, n_ctx, self.users, offload, self.kv_type)
-        return place.over(self.table, memory.demand(*args, split=place.split))
+        return place.over(self.table, memory.demand(*args, split=place.split, cards=place.cards))
 
     def holds(self, n_ctx: int) -> bool:
         """Whether the memory is there, as offloaded."""
@@ -215,7 +215,7 @@ def _spill(case: Case, plan: MemoryPlan) -> MemoryPlan | None:
 
     def over(layers: int) -> int:
         args = (case.table, plan.n_ctx, case.users, layers, case.kv_type)
-        found = memory.demand(*args, split=True)
+        found = memory.demand(*args, split=True, cards=case.device.count)
         return found.weights + found.kv + found.compute + fixed
 
     if over(least) > 0:

@@ -2,7 +2,8 @@
 
 llama.cpp gives each card whole layers, in proportion to its memory, and runs them one after
 another: memory adds up, speed does not. Each further card keeps a margin and a scratch buffer of
-its own, and the last layer that it cannot hold is lost.
+its own, and the last layer that it cannot hold is lost: half a GiB is left out of its memory for
+both, and `memory.demand` counts what they take beyond that.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from edgekit.budget import device_budget, device_overhead, margin
+from edgekit.budget import RESERVE_BYTES, device_budget, device_overhead, margin
 from edgekit.errors import UsageError
-from edgekit.facts import GIB, Device
+from edgekit.facts import Device
 
 MOST: Final = 16
 """llama.cpp's own limit on devices (GGML_CUDA_MAX_DEVICES)."""
-
-RESERVE: Final = GIB // 2
-"""For the scratch buffer and the part of a layer that does not fit, on each further card."""
 
 _TIMES: Final = re.compile(r"(.+?)[*x](\d+)", re.DOTALL)
 
@@ -109,7 +107,7 @@ def _usable(limits: Sequence[int | None]) -> int | None:
     total = _sum(limits)
     if total is None:
         return None
-    kept = [margin(limit) + RESERVE for limit in limits if limit is not None]
+    kept = [margin(limit) + RESERVE_BYTES for limit in limits if limit is not None]
     # The budget keeps one margin already: the largest.
     return max(0, total - sum(sorted(kept)[:-1]))
 

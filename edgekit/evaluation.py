@@ -130,8 +130,8 @@ def is_stored(path: Path) -> bool:
 def kept(root: Path, digest: str, trial: Trial) -> Quality | None:
     """Return the store's record about a file, if it is of this trial."""
     try:
-        found = from_json(json.loads(_record(root, digest).read_bytes()))
-    except (OSError, ValueError, RecursionError):
+        found = read_record(_record(root, digest).read_bytes())
+    except (OSError, ValueError):
         return None
     same = found is not None and (found.file_sha256, found.material) == (digest, trial.digest)
     return found if same else None
@@ -146,10 +146,29 @@ def keep(root: Path, quality: Quality) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os(error) from error
-    write_durably(
-        path, (json.dumps(to_json(quality), indent=2, ensure_ascii=False) + "\n").encode()
-    )
+    record: dict[str, object] = dict(to_json(quality))
+    record["check"] = _check(record)
+    write_durably(path, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
     return path
+
+
+def read_record(data: bytes) -> Quality | None:
+    """Read a kept record; None for one of another schema.
+
+    Raises ValueError for one that does not agree with its own digest; earlier ones have none.
+    """
+    try:
+        record = json.loads(data)
+        check = record.pop("check", None)
+    except (AttributeError, RecursionError, TypeError) as error:
+        raise ValueError("no record") from error
+    if check is not None and check != _check(record):
+        raise ValueError("it does not agree with its own digest")
+    return from_json(record)
+
+
+def _check(record: Mapping[str, object]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def stored_base(model: str, source: str, trial: Trial) -> Path:

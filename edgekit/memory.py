@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from edgekit import kv
-from edgekit.budget import Budget, device_budget, device_overhead, host_budget, host_overhead
+from edgekit.budget import (
+    RESERVE_BYTES,
+    Budget,
+    device_budget,
+    device_overhead,
+    host_budget,
+    host_overhead,
+)
 from edgekit.errors import UsageError
 from edgekit.facts import Device, ModelCard
 from edgekit.kv import CELLS_STEP, KV_TYPES
@@ -196,6 +203,7 @@ def predict(
         flash_attn=flash_attn,
         streams=streams,
         split=place.split,
+        cards=place.cards,
     )
     packing = table.packing if place.packs else 0
     process = host_overhead(table.shape.n_vocab)
@@ -235,7 +243,7 @@ class Site:
     """What a device has for a model: its budgets, and what backend and process take of them.
 
     `split`: the accelerator has memory of its own, and the host's lies beside it. `packs`: the
-    CPU's own layout of the weights takes more.
+    CPU's own layout of the weights takes more. `cards`: layers are split over so many.
     """
 
     memory: str
@@ -244,6 +252,7 @@ class Site:
     backend: int
     split: bool
     packs: bool
+    cards: int = 1
 
     def over(self, table: Weights, found: Demand) -> int | None:
         """Bytes over the budget that is exceeded most; 0 or less fits, None is unknown."""
@@ -270,6 +279,7 @@ def site(device: Device) -> Site:
         device_overhead(device)[0],
         split,
         not split and device.family.id == "cpu-amx",
+        device.count if split else 1,
     )
 
 
@@ -297,8 +307,12 @@ def demand(
     flash_attn: bool = True,
     streams: bool = False,
     split: bool,
+    cards: int = 1,
 ) -> Demand:
     """What `predict` places, see there; kept, since a table of devices asks for the same.
+
+    Each of several `cards` has a scratch buffer of its own, counted as compute, with the room
+    that is lost because layers are not cut: no card holds more than its share and a layer.
 
     Raises as `predict`.
     """
@@ -325,10 +339,19 @@ def demand(
     # layers that stay there need the whole scratch.
     _, columns = masks(s, n_ctx, users, n_ubatch, streams=streams)
     staging = n_tokens * (columns * (2 if flash_attn else 4) + 4 * s.n_embd)
+    on_cards = compute if offload else 0
+    if cards > 1 and offload:
+        sizes = [
+            table.layers[i] + cache.bytes(held, i) - cache.bytes(held, i + 1)
+            for i in range(first, s.n_layer)
+        ]
+        last = table.output + (table.embedding if table.tied else 0)
+        lost = (cards - 1) * compute + cards * max(*sizes, last, 0)
+        on_cards += max(0, lost - (cards - 1) * RESERVE_BYTES)
     return Demand(
         gpu_weights,
         cache.bytes(held, first),
-        compute if offload else 0,
+        on_cards,
         host_weights,
         kv_total - cache.bytes(held, first),
         (compute if first else staging) + host_scratch,

@@ -109,7 +109,7 @@ def values_per_token(s: Shape, *, rotated: bool, scores: int | None = None, once
         if s.mla is not None:
             attended = _latent(graph, s, s.mla, normed, scores, once)
         else:
-            attended = _attention(graph, s, normed, index, rotated, scores)
+            attended = _attention(graph, s, normed, rotated, scores)
         hidden = graph.changed(s.n_embd, graph.made(s.n_embd, attended), hidden)
         fed = _feed_forward(graph, s, _normed(graph, hidden), index)
         hidden = graph.changed(s.n_embd, fed, hidden)
@@ -125,9 +125,7 @@ def _normed(graph: Graph, hidden: Tensor) -> Tensor:
     return graph.changed(hidden.size, graph.changed(hidden.size, hidden))
 
 
-def _attention(
-    graph: Graph, s: Shape, normed: Tensor, index: int, rotated: bool, scores: int | None
-) -> Tensor:
+def _attention(graph: Graph, s: Shape, normed: Tensor, rotated: bool, scores: int | None) -> Tensor:
     q_size, kv_size = s.n_head * s.head_dim, s.n_head_kv * s.head_dim
     turned = rotated and s.head_dim % 64 == 0
     if s.fused:

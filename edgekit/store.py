@@ -264,7 +264,8 @@ def _installed(record: dict[str, Any]) -> dict[str, Any]:
     """Take what only installed models have out of a record. Raises ValueError."""
     try:
         parts = tuple(Part(**part) for part in record.pop("parts"))
-        papers = tuple((name, digest) for name, digest in record.pop("papers"))
+        listed = record.pop("papers")
+        papers = tuple((name, digest) for name, digest in listed)
         medium = record.pop("medium")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("fields are missing, unknown or of the wrong type") from error
@@ -276,6 +277,8 @@ def _installed(record: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("a paper's name is none")
     if not all(type(part.bytes) is int and part.bytes >= 0 for part in parts):
         raise ValueError("a part has no size")
+    if not all(isinstance(pair, list) for pair in listed) or not isinstance(listed, list):
+        raise ValueError("the papers are no pairs")
     if not isinstance(medium, str | None):
         raise ValueError("the medium is no path")
     return {"parts": parts, "papers": papers, "medium": medium}

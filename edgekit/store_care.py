@@ -17,6 +17,7 @@ import filelock
 
 from edgekit.checkpoints import MANIFEST, Checkpoint, Checkpoints, read_folder
 from edgekit.errors import BadDataError, CannotCreateError, from_os
+from edgekit.evaluation import read_record
 from edgekit.store import Entry, Store, entry_bytes, read_entry
 from edgekit.store_check import mend
 from edgekit.store_previous import damaged, remembered
@@ -117,11 +118,19 @@ def verify_store(
             wanted.append((blob, blob.stem, None, fix))
         else:
             problems.append(Problem(_name(store, blob), "is no blob", "delete it"))
-    for paper in sorted((store.root / "papers").glob("*")):
+    for paper in sorted((store.root / "papers").glob("[!.]*")):
         if _SHA256.fullmatch(paper.name):
             wanted.append((paper, paper.name, None, "install the bundle that brought it again"))
         else:
             problems.append(Problem(_name(store, paper), "is no paper", "delete it"))
+    for record in sorted((store.root / "evaluations").glob("*.json")):
+        try:
+            what = "is no record" if read_record(record.read_bytes()) is None else None
+        except (OSError, ValueError) as error:
+            what = f"is damaged: {error}"
+        if what is not None:
+            again = "delete it; the next deploy compares the file again"
+            problems.append(Problem(_name(store, record), what, again))
     for folder in sorted((store.root / "checkpoints").glob("*")):
         fix = f"delete {folder}; edgekit pull fetches it again"
         try:
@@ -197,6 +206,8 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
                 store.root / "blobs" / f"{record.stem}.gguf"
             ):
                 found.append(_remove(store, record, "its model file is gone", dry_run))
+        for left in sorted((store.root / "index").rglob(".*.partial")):
+            found.append(_remove(store, left, "its writer is gone", dry_run))
         for partial in sorted((store.root / "partial").glob("*")):
             if partial.suffix in (".gguf", ".partial") and not _locked(_work_of(partial)):
                 found.append(_remove(store, partial, "its converter is gone", dry_run))
@@ -212,6 +223,11 @@ def collect(store: Store, *, dry_run: bool, checkpoints: bool, unfinished: bool)
                 why = "a fetched checkpoint; edgekit pull brings it again"
                 found.append(_remove(store, checkpoint.folder, why, dry_run))
     return found
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a writer that was killed left it: no name that is looked for."""
+    return path.name.startswith(".") and path.suffix == ".partial"
 
 
 def _unnamed(store: Store, folder: str, named: set[str]) -> list[Path]:
@@ -245,7 +261,7 @@ def _alone(store: Store, dry_run: bool) -> Iterator[None]:
 def _entries(store: Store) -> Iterator[tuple[Path, Entry | str]]:
     """Give each index entry, or what is wrong with it."""
     for index in sorted((store.root / "index").rglob("*")):
-        if index.is_dir():
+        if index.is_dir() or _is_left(index):
             continue
         try:
             data = index.read_bytes()

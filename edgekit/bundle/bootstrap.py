@@ -45,8 +45,9 @@ Machines it was made for (system, processor, Python, engine):
 
     python3 bootstrap/start.py
 
-   It needs Python 3.11 or newer and nothing else: no network, no compiler, no pip. Nothing is
-   written outside ~/.local/share/edgekit and edgekit's store. --venv DIR puts the packages
-   elsewhere, --in-place serves the models from this medium, --no-deploy stops before serving,
-   --help says the rest. Stopped half-way, the same command goes on.
+   It needs Python 3.11 or newer and nothing else: no network, no compiler, no pip. The packages
+   go to ~/.local/share/edgekit/runtime or to --venv DIR, the models to edgekit's store
+   (/var/lib/edgekit for root, else under ~/.local/share). --in-place serves the models from this
+   medium, --no-deploy stops before serving, --help says the rest. Stopped half-way, the same
+   command goes on.
 """

@@ -195,9 +195,9 @@ def _install(
                         bring(wanted, here, journal, chunk_bytes=chunk_bytes, progress=told)
                     )
                     new[blob] = here
-            papers = _keep_papers(found, model, store)
-            entry = _entry(found.root, model, papers, new, store, ways)
-            _publish(store, entry, new)
+            papers = {name: found.read(paper) for name, paper in model.documents.items()}
+            entry = _entry(found.root, model, new, store, ways)
+            _publish(store, entry, new, papers)
             _keep_evaluation(store, entry)
             shutil.rmtree(place, ignore_errors=True)
         except OSError as error:
@@ -208,7 +208,6 @@ def _install(
 def _entry(
     root: Path,
     model: BundledModel,
-    papers: Mapping[str, str],
     new: Mapping[Path, Path],
     store: Store,
     ways: list[How],
@@ -222,14 +221,19 @@ def _entry(
         file_bytes=model.file_bytes,
         source=_source_here(model.entry, store),
         parts=tuple(parts),
-        papers=tuple(sorted(papers.items())),
+        papers=tuple(sorted((name, paper.hex) for name, paper in model.documents.items())),
         medium=str(root.resolve()) if "in place" in ways else None,
     )
 
 
-def _publish(store: Store, entry: Entry, new: Mapping[Path, Path]) -> None:
+def _publish(
+    store: Store, entry: Entry, new: Mapping[Path, Path], papers: Mapping[str, bytes]
+) -> None:
     """Give files, links and entry their names, so that `store gc` sees all or nothing."""
     with store.publishing():
+        for name, digest in entry.papers:
+            # Anew each time, which mends a damaged one.
+            write_durably(store.root / "papers" / digest, papers[name])
         for blob, partial in new.items():
             os.replace(partial, blob)
         sync_folder(store.root / "blobs")
@@ -239,8 +243,8 @@ def _publish(store: Store, entry: Entry, new: Mapping[Path, Path]) -> None:
                 code="store_changed",
                 hint="run the same command again",
             )
-        for name, blob in zip(store.names(entry), store.blobs(entry), strict=False):
-            os.replace(_name_link(blob, name), name)
+        for link, blob in zip(store.names(entry), store.blobs(entry), strict=False):
+            os.replace(_name_link(blob, link), link)
         sync_folder(store.root / "split")
         remember(store, entry)
         write_durably(
@@ -280,18 +284,6 @@ def _link(source: Path, target: Path) -> Path:
             hint="leave --in-place out, or set EDGEKIT_STORE to a folder on another file system",
         ) from error
     return target
-
-
-def _keep_papers(found: Opened, model: BundledModel, store: Store) -> dict[str, str]:
-    """Keep licences and records, each under its digest; return name -> digest."""
-    for paper in model.documents.values():
-        target = store.root / "papers" / paper.hex
-        data = found.read(paper)
-        with contextlib.suppress(OSError):
-            if target.read_bytes() == data:
-                continue
-        write_durably(target, data)
-    return {name: paper.hex for name, paper in model.documents.items()}
 
 
 def _keep_evaluation(store: Store, entry: Entry) -> None:

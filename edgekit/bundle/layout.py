@@ -163,12 +163,13 @@ class Layout:
                 file.flush()
                 os.fsync(file.fileno())
             digest = f"sha256:{sha.hexdigest()}"
+            if key is not None and self._journal is not None:
+                # Before the name: a blob without a note would be written a second time.
+                self._journal.note(key, digest, size)
             os.replace(partial, self.blob(digest))
             sync_folder(partial.parent)
         except OSError as error:
             raise from_os(error) from error
-        if key is not None and self._journal is not None:
-            self._journal.note(key, digest, size)
         return Descriptor(media_type, digest, size, notes)
 
     def add_json(self, value: object, media_type: str) -> Descriptor:

@@ -61,13 +61,18 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A machine as it is judged. `missing` are libraries that its loader does not find."""
+    """A machine as it is judged.
+
+    `missing` are libraries that its loader does not find; `needed_bytes` is the room that an
+    installation would take here, None where that is not known and the models' sizes say it.
+    """
 
     machine: Machine
     python: str
     glibc: tuple[int, int] | None
     free_bytes: int | None
     missing: tuple[str, ...] = ()
+    needed_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +345,7 @@ def _free_memory(needs: Requirements, machine: Machine) -> int | None:
 
 
 def _disk(needs: Requirements, here: Here) -> list[Problem]:
-    wanted = disk_bytes(needs)
+    wanted = disk_bytes(needs) if here.needed_bytes is None else here.needed_bytes
     if here.free_bytes is None or not needs.models or here.free_bytes >= wanted:
         return []
     return [
@@ -348,7 +353,7 @@ def _disk(needs: Requirements, here: Here) -> list[Problem]:
             "disk_full",
             f"{format_bytes(wanted)} of disk are needed, {format_bytes(here.free_bytes)} are free",
             "free some space, move the store with EDGEKIT_STORE, or serve from the medium with "
-            "edgekit bundle install --in-place",
+            "--in-place",
             NO_ROOM,
         )
     ]

@@ -131,7 +131,12 @@ def runtimes_of(layout: Layout) -> list[Requirements]:
     return found
 
 
-def look_here(machine: Machine, store: Path, runtimes: Iterable[Requirements]) -> Here:
+def look_here(
+    machine: Machine,
+    store: Path,
+    runtimes: Iterable[Requirements],
+    needed_bytes: int | None = None,
+) -> Here:
     """Gather what requirements are judged by. Libraries are looked for by loading them."""
     from edgekit.surroundings import free_bytes, nearest_existing
 
@@ -142,6 +147,7 @@ def look_here(machine: Machine, store: Path, runtimes: Iterable[Requirements]) -
         glibc_here(),
         free_bytes(nearest_existing(store)),
         tuple(sorted(name for name in names if not _loads(name))),
+        needed_bytes,
     )
 
 

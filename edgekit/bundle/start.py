@@ -172,6 +172,12 @@ def install(root: Path, sums: dict[str, str], needs: dict, place: Path) -> Path:
         return python
     if place.exists() and any(place.iterdir()) and not mark.is_file():
         raise Stop(f"{place} holds something else", "name a new folder with --venv", 73)
+    if not all(_blob(f"sha256:{digest}") in sums for digest in needs["wheels"].values()):
+        raise Stop(
+            f"this folder carries only what is new, and {place} does not hold what it builds on",
+            "run the older folder's first, or ask for one that was made without --since",
+            66,
+        )
     place.mkdir(parents=True, exist_ok=True)
     check_room(place, needs, sum((root / _blob(f"sha256:{d}")).stat().st_size
                                  for d in needs["wheels"].values()))  # fmt: skip
@@ -239,7 +245,7 @@ def hand_over(root: Path, sums: dict[str, str], python: Path, given: argparse.Na
     trust = ["--trust", str(given.trust)] if given.trust else []
     placing = ["--in-place"] if given.in_place else []
     steps = [
-        ["bundle", "check", str(root), *trust],
+        ["bundle", "check", str(root), *trust, *placing],
         ["bundle", "install", str(root), *trust, *placing],
     ]
     for step in steps:

@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
         elif action == "check" and len(given) == 1:
             from edgekit.cli.bundle_check import check
 
-            check(Path(given[0]), trust or [], json=json)
+            check(Path(given[0]), trust or [], in_place=in_place, json=json)
         elif action == "install" and len(given) == 1:
             from edgekit.cli.bundle_install import install
 

@@ -17,28 +17,29 @@ if TYPE_CHECKING:
     from edgekit.bundle.verdict import Verdict
 
 
-def check(root: Path, trust: Sequence[Path], *, json: bool) -> None:
+def check(root: Path, trust: Sequence[Path], *, in_place: bool = False, json: bool) -> None:
     """Prove the signature and every byte, then judge this machine; exit 65, 69 or 73 says no."""
     from edgekit import paths
-    from edgekit.bundle.delta import check_needs, read_needs
+    from edgekit.bundle.delta import check_needs
+    from edgekit.bundle.install import room_for
     from edgekit.bundle.keys import load_trust
-    from edgekit.bundle.layout import Layout
-    from edgekit.bundle.model import models_of
+    from edgekit.bundle.opened import open_bundle
     from edgekit.bundle.runtime import look_here, runtimes_of
-    from edgekit.bundle.seal import check_bytes, read_seal
+    from edgekit.bundle.seal import check_bytes
     from edgekit.bundle.verdict import judge
     from edgekit.cli.options import this_machine
     from edgekit.store import Store
 
-    seal = read_seal(root, load_trust(paths.config_dir(), tuple(trust)))
+    found = open_bundle(root, load_trust(paths.config_dir(), tuple(trust)))
+    seal, models, store = found.seal, found.models, Store(paths.store_dir())
     with output.StepLines(quiet=json) as lines:
         lines.begin("verify", str(root))
         check_bytes(root, seal.digests)
-        check_needs(read_needs(root, seal.digests), Store(paths.store_dir()))
+        check_needs(found.needs, store)
         lines.end("verify", f"{len(seal.digests)} files hold what was listed")
-    layout = Layout(root)
-    models, runtimes = models_of(layout), runtimes_of(layout)
-    here = look_here(this_machine(), paths.store_dir(), runtimes)
+    runtimes = runtimes_of(found.layout)
+    room = room_for(found, store, in_place=in_place)
+    here = look_here(this_machine(), store.root, runtimes, room.needed_bytes)
     runtime, verdicts, problems = judge(models, runtimes, here)
     if json:
         output.emit(_record(root, seal, models, runtime, verdicts, problems))

@@ -1,4 +1,4 @@
-"""`fit --html`, `--csv` and `--explain`: the same record as a page, a table file, and its working."""
+"""`fit --html`, `--csv`, `--explain`: the same record as a page, a table file, a working."""
 
 from __future__ import annotations
 

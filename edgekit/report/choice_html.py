@@ -1,4 +1,4 @@
-"""The records `edgekit.compare/1` and `edgekit.buy/1` as pages of the same make as the fit report."""
+"""The records `edgekit.compare/1` and `edgekit.buy/1` as pages like the fit report's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from edgekit.report.page import page
 from edgekit.units import GIB, UNKNOWN, format_ms
 
 SHOWN: Final = 12
+MISSES: Final = 40
+"""Near misses beyond these are in the JSON and the table file."""
+
+_ASKED: Final = (
+    ("tok_s", "at least {:g} tok/s each"),
+    ("ttft_ms", "first token in {:g} ms"),
+    ("budget_usd", "at most {:,.0f} USD"),
+    ("watts", "at most {:g} W"),
+)
 
 
 def compare_page(record: Mapping[str, Any]) -> str:
@@ -19,7 +28,7 @@ def compare_page(record: Mapping[str, Any]) -> str:
     rows, device = record["rows"], record["device"]
     users = "1 user" if record["users"] == 1 else f"{record['users']} users"
     title = f"{' · '.join(row['name'] for row in rows)}"
-    heads = ["", *(row["name"] for row in rows)]
+    heads = ["model", *(row["name"] for row in rows)]
     lines = [[line["label"], *line["cells"]] for line in record["table"]]
     sources = dict.fromkeys(r["evidence_source"] for r in rows if r["evidence_source"])
     runs = [(row["name"], row["fit"], row["cost"]) for row in rows]
@@ -49,8 +58,7 @@ def buy_page(record: Mapping[str, Any]) -> str:
     title = f"What to buy for {need['model']}"
     users = "1 user" if need["users"] == 1 else f"{need['users']} users"
     asked = [f"{need['n_ctx']:,} tokens shared by {users}"]
-    for key, words in (("tok_s", "at least {:g} tok/s each"), ("ttft_ms", "first token in {:g} ms"),
-                       ("budget_usd", "at most {:,.0f} USD"), ("watts", "at most {:g} W")):  # fmt: skip
+    for key, words in _ASKED:
         if need[key] is not None:
             asked.append(words.format(need[key]))
     best = rows[0] if rows else None
@@ -109,10 +117,13 @@ def _charts(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) ->
 def _offers(name: str, offers: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not offers:
         return None
-    heads = ["device", "verdict", "file type", "memory, GiB", "tok/s each", "first token", "USD", "W",
-             "USD / M tokens", "remarks"]  # fmt: skip
+    heads = ("device", "verdict", "file type", "memory, GiB", "tok/s each", "first token")
+    heads += ("USD", "W", "USD / M tokens", "remarks")
+    cut = None
+    if len(offers) > MISSES:
+        cut = element("p", f"The first {MISSES}; --csv FILE writes all.", class_="soft")
     caption = f"{name}: memory needed of what may be used; ranges in brackets"
-    body = [element("tr", *_offer(offer)) for offer in offers]
+    body = [element("tr", *_offer(offer)) for offer in offers[:MISSES]]
     listed = element(
         "table",
         element("caption", caption),
@@ -120,7 +131,9 @@ def _offers(name: str, offers: Sequence[Mapping[str, Any]]) -> Markup | None:
         element("tbody", *body),
     )
     region = element("div", listed, class_="scroll", tabindex="0", role="region", aria_label=name)
-    return element("section", element("h2", f"{name} ({len(offers)})"), region, class_="offers")
+    return element(
+        "section", element("h2", f"{name} ({len(offers)})"), cut, region, class_="offers"
+    )
 
 
 def _offer(offer: Mapping[str, Any]) -> list[Markup]:

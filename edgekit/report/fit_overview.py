@@ -36,8 +36,8 @@ def overview(record: Mapping[str, Any]) -> Markup:
     )
     return element(
         "section",
-        _charts(record, [row for _, row in firsts]),
         element("h2", "All verdicts"),
+        _charts(record, [row for _, row in firsts]),
         _filter(),
         element("div", table, class_="scroll", tabindex="0", role="region",
                 aria_label="All verdicts", id="overview"),

@@ -66,7 +66,7 @@ async def swap(served: Served, path: Path) -> None:
     if not path.is_file():
         raise ModelMissingError(f"there is no file {path}")
     engine = replace(served.config.engine, model_path=path)
-    if not served.resident or served.leaving:
+    if _is_away(served):
         served.become(engine, None)
         return
     candidate = served.beside(engine)
@@ -76,7 +76,7 @@ async def swap(served: Served, path: Path) -> None:
     except BaseException:
         await candidate.stop()
         raise
-    if not served.resident or served.leaving:
+    if _is_away(served):
         await candidate.stop()
         served.become(engine, None)
         return
@@ -86,6 +86,11 @@ async def swap(served: Served, path: Path) -> None:
         await _idle(old)
     finally:
         await old.stop()
+
+
+def _is_away(served: Served) -> bool:
+    """Whether nothing is loaded that a file could be loaded beside."""
+    return not served.resident or served.leaving
 
 
 async def _idle(client: EngineClient) -> None:

@@ -116,7 +116,9 @@ def family_spread(
         kin = {f for f in parents if node in speed_fit.chain(f, parents)}
         own = [e for (f, d), cell in errors.items() if f in kin and d != without for e in cell]
         if len(own) >= KIN:
-            return speed_fit.spread(own, HELD if node == family else HELD_BY_KIN)
+            # CPUs are held so near their kin that their cells are no evidence of their own.
+            alone = node == family and speed_fit.chain(node, parents)[-1] != "cpu"
+            return speed_fit.spread(own, HELD if alone else HELD_BY_KIN)
     return speed_fit.spread([e for cell in errors.values() for e in cell], HELD_BY_KIN)
 
 

@@ -67,6 +67,10 @@ FIXED = {
     "cpu-no-dot": (2.5 / 4, 2.5 / 6, 2.5 / 7, 2.5 / 7, 2.0),
 }
 CPU_FIXED = ("unpack_k", "unpack_q4", "unpack_q8", "unpack_float", "cell")
+CPU_KIN = {"tg": 0.05, "pp": 0.1}
+"""How far a family of CPUs may go from the mean CPU, in place of the third figure. What they
+differ by is not fitted (unpacking, operations per core); memory, barriers and sockets are of no
+instruction set, and a family of one or two servers would only learn how odd those are."""
 HUBER = 0.12
 NOISE = 0.1
 
@@ -158,37 +162,59 @@ def fit(
     """Constants from the rows `keep` (all without it), from the start values to convergence."""
     index = np.arange(len(table.rows)) if keep is None else np.asarray(keep)
     spec = DECODE if table.names == tuple(DECODE) else PREFILL
-    families = [table.rows[i].device.family.id for i in index]
+    families = [table.rows[int(i)].device.family.id for i in index]
     nodes = tuple(sorted({n for f in set(families) for n in chain(f, parents)}))
     start = np.log(np.array([spec[n][0] for n in table.names]))
     x, y, base, weight = (a[index] for a in (table.x, table.y, table.base, table.weight))
-    n_rows, n_terms = x.shape
-    member = np.zeros((n_rows, len(nodes)))
-    for i, family in enumerate(families):
-        for node in chain(family, parents):
-            member[i, nodes.index(node)] = 1
-    loose = np.array([[spec[t][1 if parents.get(n) is None else 2] for t in table.names]
-                      for n in nodes])  # fmt: skip
-    hold = 1 / loose**2
+    n_terms = x.shape[1]
+    members = {f: np.array([f == g for g in families]) for f in set(families)}
+    groups = [
+        (np.flatnonzero(own), [nodes.index(n) for n in chain(f, parents)])
+        for f, own in sorted(members.items())
+    ]
+    hold = 1 / np.array([_looseness(n, spec, parents) for n in nodes]) ** 2
     delta = np.zeros((len(nodes), n_terms))
-    used = member.T @ (x > 0) > 0
+    used = np.zeros(delta.shape, dtype=bool)
+    for own, at in groups:
+        used[at] |= (x[own] > 0).any(0)
     flat = np.flatnonzero(used.ravel())
     for _ in range(steps):
-        cost = np.exp(start + member @ delta) * x
-        predicted = base + cost.sum(1)
-        miss = np.log(y / predicted)
-        slope = cost / predicted[:, None]
-        w = weight * np.minimum(1, HUBER / np.maximum(np.abs(miss), 1e-9)) / NOISE**2
-        design = (member[:, :, None] * slope[:, None, :]).reshape(n_rows, -1)[:, flat]
-        left = design.T @ (w[:, None] * design) + np.diag(hold.ravel()[flat])
-        right = design.T @ (w * miss) - (hold * delta).ravel()[flat]
+        # A row concerns its family and the ancestors alone, and all of them alike: the normal
+        # equations are sums of one small block per family.
+        left = np.diag(hold.ravel()).reshape(*delta.shape, *delta.shape)
+        right = -hold * delta
+        for own, at in groups:
+            cost = np.exp(start + delta[at].sum(0)) * x[own]
+            predicted = base[own] + cost.sum(1)
+            miss = np.log(y[own] / predicted)
+            slope = cost / predicted[:, None]
+            w = weight[own] * np.minimum(1, HUBER / np.maximum(np.abs(miss), 1e-9)) / NOISE**2
+            block, pull = slope.T @ (w[:, None] * slope), slope.T @ (w * miss)
+            for a in at:
+                right[a] += pull
+                for b in at:
+                    left[a, :, b, :] += block
         step = np.zeros(delta.size)
-        step[flat] = np.linalg.solve(left, right)
+        square = left.reshape(delta.size, delta.size)[np.ix_(flat, flat)]
+        step[flat] = np.linalg.solve(square, right.ravel()[flat])
         largest = float(np.abs(step).max())
         delta += step.reshape(delta.shape) * min(1.0, 0.7 / largest if largest else 1.0)
         if largest < 2e-3:
             break
     return Fit(table.names, parents, nodes, delta, start)
+
+
+def _looseness(
+    node: str,
+    spec: Mapping[str, tuple[float, float, float]],
+    parents: Mapping[str, str | None],
+) -> list[float]:
+    """How far each constant of a node may go from its parent's, as standard deviations."""
+    if parents.get(node) is None:
+        return [root for _, root, _ in spec.values()]
+    if chain(node, parents)[-1] == "cpu":
+        return [CPU_KIN["tg" if spec is DECODE else "pp"]] * len(spec)
+    return [family for _, _, family in spec.values()]
 
 
 def predicted(table: Table, found: Fit, index: Sequence[int]) -> Array:

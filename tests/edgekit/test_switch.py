@@ -58,6 +58,7 @@ class Load:
             thread.join(60)
 
 
+@pytest.mark.slow
 def test_a_newer_bundle_takes_over_under_load_and_goes_again(tmp_path: Path) -> None:
     keys.generate(tmp_path / "k.pem", tmp_path / "k.pub")
     other = tmp_path / "other"

@@ -127,7 +127,7 @@ def complete(address: str, model: str, prompt: str, n: int) -> dict[str, object]
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with urllib.request.urlopen(request, timeout=600) as answer:
         found: dict[str, object] = json.load(answer)
     return found
 

@@ -157,6 +157,13 @@ def test_the_disk_rule_is_two_percent_and_a_little() -> None:
     assert len(check(NEEDS, replace(GOOD, free_bytes=wanted - 1))) == 1
 
 
+def test_what_needs_no_room_is_not_refused_for_it() -> None:
+    """Served from the medium, or shared with it."""
+    assert check(NEEDS, replace(GOOD, free_bytes=0, needed_bytes=0)) == []
+    (problem,) = check(NEEDS, replace(GOOD, free_bytes=9, needed_bytes=10))
+    assert problem.code == "disk_full"
+
+
 def test_several_lacks_are_all_said() -> None:
     bad = replace(GOOD, glibc=(2, 17), python="3.12", free_bytes=0)
     assert [p.code for p in check(NEEDS, bad)] == ["wrong_python", "old_glibc", "disk_full"]
