@@ -117,7 +117,14 @@ def _charts(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) ->
 def _offers(name: str, offers: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not offers:
         return None
-    heads = ("device", "verdict", "file type", "memory, GiB", "tok/s each", "first token")
+    heads: tuple[str, ...] = (
+        "device",
+        "verdict",
+        "file type",
+        "memory, GiB",
+        "tok/s each",
+        "first token",
+    )
     heads += ("USD", "W", "USD / M tokens", "remarks")
     cut = None
     if len(offers) > MISSES:

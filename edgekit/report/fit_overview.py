@@ -19,9 +19,9 @@ def overview(record: Mapping[str, Any]) -> Markup:
     firsts = [(i, record["rows"][g["first"]]) for i, g in enumerate(record["groups"])]
     firsts.sort(key=lambda pair: _rank(pair[1]))
     short = record["shortened"]
-    heads = [("file type", "f"), ("context", "c"), ("memory, GiB", "m"), ("tok/s each", "s"),
-             ("first token", "t"), ("USD / M tokens", "u")]  # fmt: skip
-    heads = [*_named(record), ("verdict", "v"), *heads, *([("why", "why")] if short else [])]
+    figures = (("file type", "f"), ("context", "c"), ("memory, GiB", "m"), ("tok/s each", "s"))
+    heads: list[tuple[str, str | None]] = [*_named(record), ("verdict", "v"), *figures]
+    heads += [("first token", "t"), ("USD / M tokens", "u"), *([("why", "why")] if short else [])]
     caption = (
         "Best for each device; what fits stands first, the fastest on top. Memory: needed of what "
         "may be used. tok/s: for each user, low to high in brackets."

@@ -44,3 +44,31 @@ def test_a_fit_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
         print(
             f"\nedgekit {' '.join(COMMAND)}: {min(times):.3f} to {max(times):.3f} s, whole process"
         )
+
+
+SURVEY = """
+import time
+from edgekit import fit
+from edgekit.catalogue import load_devices, load_models
+cards = list(load_models().values())
+devices = [d for d in load_devices().values() if not d.probed]
+began = time.process_time()
+n = sum(1 for _ in fit.survey(cards, devices, (8192, 16384, 32768), users=4))
+print(n, time.process_time() - began)
+"""
+BUDGET_S = 2.0
+
+
+def test_a_survey_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    times, n = [], 0
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", SURVEY], capture_output=True, check=True)
+        count, took = done.stdout.split()
+        n = int(count)
+        times.append(float(took))
+    median = statistics.median(times)
+    with capsys.disabled():
+        print(
+            f"\n{n:,} answers of models x devices x 3 contexts: {median:.2f} s of process time, "
+            f"{median / BUDGET_S:.0%} of the {BUDGET_S:g} s allowed"
+        )

@@ -212,7 +212,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", ["single", "several", "compare", "buy"])
+@pytest.mark.parametrize(
+    "name",
+    ["single", *(pytest.param(n, marks=pytest.mark.slow) for n in ("several", "compare", "buy"))],
+)
 def test_everyone_can_read_it(browser: Any, pages: dict[str, Path], name: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for width, scheme, media in ((1280, "light", "screen"), (390, "dark", "screen"),
@@ -222,9 +225,10 @@ def test_everyone_can_read_it(browser: Any, pages: dict[str, Path], name: str) -
         )
         wrong: list[str] = []
         page = context.new_page()
-        page.on("console", lambda m: wrong.append(m.text))
-        page.on("pageerror", lambda e: wrong.append(str(e)))
-        page.on("request", lambda r: wrong.append(r.url) if r.url[:5] != "file:" else None)
+        asked: list[str] = []
+        page.on("console", lambda m, wrong=wrong: wrong.append(m.text))
+        page.on("pageerror", lambda e, wrong=wrong: wrong.append(str(e)))
+        page.on("request", lambda r, asked=asked: asked.append(r.url))
         page.emulate_media(media=media, color_scheme=scheme)
         page.goto(pages[name].as_uri())
         page.evaluate(OPEN)
@@ -232,6 +236,7 @@ def test_everyone_can_read_it(browser: Any, pages: dict[str, Path], name: str) -
         found = axe.run(page).response["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found] == [], (width, media)
         assert wrong == []
+        assert asked == [pages[name].as_uri()]
         context.close()
 
 

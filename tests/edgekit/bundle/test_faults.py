@@ -26,7 +26,9 @@ from edgekit.bundle.create import JOURNAL, Item, create
 from edgekit.bundle.install import install
 from edgekit.catalogue import find_model
 from edgekit.errors import EdgekitError, IoFailedError
+from edgekit.evaluation import keep
 from edgekit.fetch_journal import read_journal
+from edgekit.quality import Quality
 from edgekit.store import Entry, Store
 from edgekit.store_care import verify_store
 from edgekit_quantize import convert
@@ -309,6 +311,7 @@ def test_every_flipped_bit_of_an_installed_store_is_found(
     (model,) = install(small.root, store, small.trust).models
     assert set(model.how) == {"copy"}
     assert len(model.entry.parts) > 1
+    keep(store.root, Quality(model.entry.sha256, "m", None, 0, (), 0, (), "e", "a note"))
     (store.root / "store.lock").unlink()
     missed = [p for p in flips(store.root, random.Random(count), count) if not problems(store)]
     assert not missed
