@@ -14,7 +14,6 @@ from edgekit.autotune import Setting, Space
 from edgekit.machine import Machine
 from edgekit.memory import MemoryPlan
 from edgekit.plan import Plan
-from edgekit.store import content_of
 from edgekit.tuned import Row, Tuned
 from edgekit.units import format_bytes
 

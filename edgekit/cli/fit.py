@@ -168,17 +168,19 @@ def show_devices(card: ModelCard, rows: list[Candidate]) -> None:
             c.verdict,
             c.filetype.id,
             f"{c.plan.n_ctx:,}",
-            format_gib(c.plan.parts[0].total),
-            format_gib(c.plan.parts[0].budget),
+            format_gib(c.plan.parts[0].total).removesuffix(" GiB"),
+            format_gib(c.plan.parts[0].budget).removesuffix(" GiB"),
             f"{c.speed.decode.value:.1f}" if c.speed.decode else UNKNOWN,
             f"{c.speed.ttft_ms.value:,.0f} ms" if c.speed.ttft_ms else UNKNOWN,
         )
         for c in sorted(rows, key=lambda c: (rank[c.verdict], c.device.id))
     ]
-    heads = ("device", "verdict", "file type", "context", "needs", "budget", "tok/s each", "TTFT")
+    heads = ("device", "verdict", "type", "context", "needs GiB", "of GiB", "tok/s", "TTFT")
     output.table(heads, body, "lllrrrrr")
     print()
-    output.say("Note", "edgekit fit MODEL --device NAME says why, and what would help.")
+    output.say(
+        "Note", "tok/s is for each user; fit MODEL --device NAME says why, and what would help"
+    )
     print()
 
 

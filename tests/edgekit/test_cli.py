@@ -107,7 +107,10 @@ def test_hints_name_options_and_commands_that_exist(group: TyperGroup) -> None:
             continue
         assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options, (file, text)
         named = re.findall(r"\bedgekit ([a-z]+)\b", text)
-        assert set(named) - {"asks", "converts", "is", "knows", "ships"} <= set(COMMANDS), (file, text)
+        assert set(named) - {"asks", "converts", "is", "knows", "ships"} <= set(COMMANDS), (
+            file,
+            text,
+        )
 
 
 def test_models_and_devices_list_the_catalogue(cli: Cli) -> None:

@@ -15,8 +15,9 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return Cli(tmp_path_factory.mktemp("home"))
 
 
-def test_all_devices_are_one_line_each(cli: Cli) -> None:
-    lines = cli.run("fit", "pocket", "--all-devices").stdout.splitlines()
+@pytest.mark.parametrize("model", ["pocket", "llama-4-scout"])
+def test_all_devices_are_one_line_each(cli: Cli, model: str) -> None:
+    lines = cli.run("fit", model, "--all-devices").stdout.splitlines()
     assert all(len(line) <= 100 for line in lines)
     named = [line.split()[0] for line in lines if len(line.split()) > 1]
     assert len([n for n in named if n == "nvidia-a10"]) == 1

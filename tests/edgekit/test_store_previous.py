@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.errors import EdgekitError
 from edgekit.store import Entry, Part, Store, entry_bytes, write_durably
-from edgekit.store_care import collect, verify_store
+from edgekit.store_care import collect
 from edgekit.store_previous import previous, remember, roll_back
 from tests.support.cli import Cli
 
