@@ -16,6 +16,7 @@ from edgekit.catalogue import load_filetypes
 from edgekit.facts import Device, ModelCard, Source
 from edgekit.fit import Choice, Lost
 from edgekit.located import Located, locate
+from edgekit.ready_gguf import model_bytes
 from edgekit.store import Entry, Store
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _fetch_step(card: ModelCard, here: Located, entry: Entry | None) -> Step:
     if entry is not None:
         return Step("fetch", "not needed: the store holds the converted file", done=True)
     if here.ready is not None:
-        size = here.ready.stat().st_size
+        size = model_bytes(here.ready)
         return Step("fetch", f"used where it lies: {here.ready}", size, done=True)
     if here.weights is not None:
         size = sum(f.stat().st_size for f in here.weights.glob("*.safetensors") if f.is_file())

@@ -125,6 +125,14 @@ def as_record(found: ReadyGguf) -> dict[str, object]:
     }
 
 
+def model_bytes(path: Path) -> int:
+    """Return the size of a model's file, or of all its files when `path` is the first of several.
+
+    Raises MissingInputError for a part that is not there, and OSError as reading does.
+    """
+    return sum(part.stat().st_size for part in _parts(path))
+
+
 def _parts(path: Path) -> tuple[Path, ...]:
     match = _PART.fullmatch(path.name)
     if match is None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from edgekit import autotune
 from edgekit.autotune import Load, Sample, Setting, Space
+from edgekit.ready_gguf import model_bytes
 
 LOAD_TIMEOUT_S: Final = 60.0
 _SLOW_DISK: Final = 50_000_000
@@ -133,7 +134,7 @@ def run(
     `several`: there is memory for two copies of the weights, so that settings with and without
     extra buffers can be measured in turn. `progress` is told seconds, of how many.
     """
-    seconds = autotune.budget_s(model.stat().st_size) if budget_s is None else budget_s
+    seconds = autotune.budget_s(model_bytes(model)) if budget_s is None else budget_s
     bench = _Bench(model, n_gpu_layers, several)
     history: dict[Setting, tuple[Sample, ...]] = {}
     refused: dict[Setting, str] = {}
@@ -191,7 +192,7 @@ class _Bench:
                 self.close()
             child = Child(self._model, n_gpu_layers=self._layers, extra_bufts=extra_bufts)
             self._children[extra_bufts] = (child, 0.0)
-            timeout_s = LOAD_TIMEOUT_S + self._model.stat().st_size / _SLOW_DISK
+            timeout_s = LOAD_TIMEOUT_S + model_bytes(self._model) / _SLOW_DISK
             ready = child.answer(timeout_s)
             rough = ready.get("rough_tok_s")
             if not isinstance(rough, float) or rough <= 0:

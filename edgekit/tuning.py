@@ -14,6 +14,7 @@ from edgekit.autotune import Setting, Space
 from edgekit.machine import Machine
 from edgekit.memory import MemoryPlan
 from edgekit.plan import Plan
+from edgekit.ready_gguf import model_bytes
 from edgekit.tuned import Row, Tuned
 from edgekit.units import format_bytes
 
@@ -115,7 +116,7 @@ def tune(
         facts=facts(plan, machine, file.stem, extra_bufts=extra_bufts),
         note=found.note,
     )
-    doubt = doubts(choice, file.stat().st_size)
+    doubt = doubts(choice, model_bytes(file))
     if doubt is not None:
         # What holds now need not hold tomorrow.
         note = f"not kept, tried again next time: {doubt}"

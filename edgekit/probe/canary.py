@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgekit.errors import MissingInputError
 from edgekit.machine import Canary
 from edgekit.probe.tool import ToolOutput, run_tool
+from edgekit.ready_gguf import model_bytes
 
 MODULE: Final = "edgekit_server.engine.canary"
 TIMEOUT_S: Final = 60.0
@@ -85,7 +87,10 @@ def try_engine(
     if not model.is_file():
         return Canary(None, None, f"not tried: there is no model file at {model}"), None
     if timeout_s is None:
-        timeout_s = TIMEOUT_S + model.stat().st_size / _SLOW_DISK
+        try:
+            timeout_s = TIMEOUT_S + model_bytes(model) / _SLOW_DISK
+        except MissingInputError as error:
+            return Canary(None, None, f"not tried: {error.message}"), None
     arguments = [*command, str(model)]
     if n_gpu_layers is not None:
         arguments += ["--n-gpu-layers", str(n_gpu_layers)]

@@ -147,3 +147,25 @@ def test_a_tool_that_will_not_end_is_killed_with_what_it_said() -> None:
 def test_the_parser_survives_any_text(text: str) -> None:
     facts = canary.parse_canary(ToolOutput(0, text))
     assert facts is None or facts.n_tokens >= 0
+
+
+def test_a_model_of_several_files_gets_the_time_of_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"m-{i:05d}-of-00003.gguf" for i in (1, 2, 3)]
+    for file in files:
+        with file.open("wb") as sparse:
+            sparse.truncate(5_000_000_000)
+    allowed: list[float] = []
+
+    def told(arguments: object, *, timeout_s: float, env: object = None) -> ToolOutput:
+        allowed.append(timeout_s)
+        return run_tool([sys.executable, "-c", f"print({OK!r})"], timeout_s=60)
+
+    monkeypatch.setattr(canary, "run_tool", told)
+    assert run_canary(files[0], command=["engine"]).ok is True
+    assert allowed == [canary.TIMEOUT_S + 300]
+    files[2].unlink()
+    found = run_canary(files[0], command=["engine"])
+    assert found.ok is None
+    assert "m-00003-of-00003.gguf is missing" in found.reason
