@@ -54,7 +54,7 @@ def _fit_assumptions() -> dict[str, object]:
     """Those of the fit record, less the ones about cost, which are options here."""
     found = fit_record([])["assumptions"]
     assert isinstance(found, dict)
-    return {k: v for k, v in found.items() if k not in ("life_years", "usd_per_kwh")}
+    return {k: v for k, v in found.items() if k != "cost"}
 
 
 def _offer(offer: Offer) -> dict[str, object]:

@@ -15,7 +15,7 @@ def compare_record(found: Comparison) -> dict[str, object]:
     """The whole record; `rows` has one entry a model, in the order of the table."""
     assumptions = fit_record([])["assumptions"]
     assert isinstance(assumptions, dict)
-    kept = {k: v for k, v in assumptions.items() if k not in ("life_years", "usd_per_kwh")}
+    kept = {k: v for k, v in assumptions.items() if k != "cost"}
     return {
         "schema": "edgekit.compare/1",
         "device": {

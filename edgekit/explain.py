@@ -7,15 +7,14 @@ measurement stands in its place), only the figure and its basis are given.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from edgekit import explain_memory, explain_speed, memory
 from edgekit.candidate import Candidate
 from edgekit.explained import Figure, Input, gib, plain
-from edgekit.fit_record import LIFE_YEARS, USD_PER_KWH, row
+from edgekit.fit_record import ASSUMED, cost_of
+from edgekit.price import price_of
 from edgekit.units import UNKNOWN
-
-HOURS_PER_YEAR = 8766
 
 
 def explain(c: Candidate) -> list[Figure]:
@@ -33,13 +32,6 @@ def explain(c: Candidate) -> list[Figure]:
 def as_dicts(figures: list[Figure]) -> list[dict[str, object]]:
     """JSON form."""
     return [asdict(figure) for figure in figures]
-
-
-@dataclass(frozen=True, slots=True)
-class _Price:
-    usd: float | None
-    watts: float | None
-    per_million: float | None
 
 
 def _verdict(c: Candidate) -> Figure:
@@ -93,40 +85,25 @@ def _loss(c: Candidate) -> Figure:
 
 
 def _cost(c: Candidate) -> Figure:
-    record = row(c)["cost"]
-    assert isinstance(record, dict)
-    price = _Price(record["device_usd"], record["watts"], record.get("usd_per_million_tokens"))
-    pace = c.speed.all_users_tok_s
-    filled: tuple[str, ...] = ()
-    if price.per_million is not None and pace and price.usd is not None and price.watts is not None:
-        filled = (
-            f"({price.usd:,.0f} USD ÷ ({LIFE_YEARS} × {HOURS_PER_YEAR:,} h) + "
-            f"{price.watts:g} W ÷ 1,000 × {USD_PER_KWH:g} USD) × 1,000,000 ÷ "
-            f"({pace:.1f} tok/s × 3,600 s) = {price.per_million:.4g} USD",
-        )
-    device = c.device
-    dated = f", {device.price_date}" if device.price_date else ""
+    found, price, watts = cost_of(c), price_of(c.device), c.device.watts
+    total = found.total
     return Figure(
         "cost",
         "Cost of a million tokens",
-        UNKNOWN if price.per_million is None else f"{price.per_million:.2f} USD",
-        "(price ÷ hours in its life + kW × price of a kWh) × hours for a million generated tokens",
-        filled,
+        UNKNOWN if total is None else f"{total:.2f} USD",
+        "price ÷ tokens made in its life + kW × price of a kWh × hours for them, by the million",
+        () if total is None else found.formula,
         (
+            Input("price", UNKNOWN if price.usd is None else f"{price.usd:,.0f} USD", price.note),
+            Input("power", UNKNOWN if watts is None else f"{watts:g} W", c.device.source),
             Input(
-                "price",
-                UNKNOWN if price.usd is None else f"{price.usd:,.0f} USD",
-                (device.price_note or "the device's entry in the catalogue") + dated,
+                "life",
+                f"{ASSUMED.years:g} years at {ASSUMED.utilisation * 100:g} % use",
+                "assumed, the same for all",
             ),
-            Input(
-                "power",
-                UNKNOWN if price.watts is None else f"{price.watts:g} W",
-                device.source,
-            ),
-            Input("life", f"{LIFE_YEARS} years at full load", "assumed, the same for all"),
-            Input("power price", f"{USD_PER_KWH:g} USD a kWh", "assumed, the same for all"),
+            Input("power price", f"{ASSUMED.kwh_price:g} USD a kWh", "assumed, the same for all"),
         ),
-        "a bound from below: no idle hours, no machine around a card"
-        if price.per_million is not None
-        else "price, power or speed is not known, so the cost is not",
+        "the device alone: no idle hours, no machine around a card"
+        if total is not None
+        else f"not known: {' and '.join(found.missing)}",
     )

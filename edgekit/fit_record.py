@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from edgekit import running_cost
 from edgekit.candidate import Candidate
+from edgekit.price import price_of
+from edgekit.running_cost import Assumptions, Cost
 from edgekit.speed import OUTPUT_TOKENS, PROMPT_TOKENS, Estimate
 
-LIFE_YEARS: Final = 3
-USD_PER_KWH: Final = 0.20
-"""A device is written off over three years at full load, power at this price: a bound from
-below for the cost of a token, the same for every device."""
+ASSUMED: Final = Assumptions()
+"""How cost is reckoned: as `compare` and `buy` do where nothing else is asked for."""
 
 
 def fit_record(rows: Sequence[Candidate]) -> dict[str, object]:
@@ -25,8 +26,7 @@ def fit_record(rows: Sequence[Candidate]) -> dict[str, object]:
             "prompt_tokens": PROMPT_TOKENS,
             "output_tokens": OUTPUT_TOKENS,
             "range": "low to high holds about nine in ten published rows of the kind",
-            "life_years": LIFE_YEARS,
-            "usd_per_kwh": USD_PER_KWH,
+            "cost": ASSUMED.as_dict(),
         },
         "rows": [row(candidate) for candidate in rows],
     }
@@ -89,15 +89,15 @@ def _estimate(estimate: Estimate | None) -> dict[str, float | str] | None:
     return None if estimate is None else estimate.as_dict()
 
 
+def cost_of(c: Candidate) -> Cost:
+    """What a million tokens cost where the device has a price and its power is known."""
+    return running_cost.cost(price_of(c.device).usd, c.device.watts, c.speed, ASSUMED)
+
+
 def _cost(c: Candidate) -> dict[str, float | None]:
-    device, pace = c.device, c.speed.all_users_tok_s
-    per_million = None
-    if device.price_usd is not None and device.watts is not None and pace:
-        hours = 1e6 / pace / 3600
-        per_hour = device.price_usd / (LIFE_YEARS * 8766) + device.watts / 1000 * USD_PER_KWH
-        per_million = round(hours * per_hour, 4)
+    total = cost_of(c).total
     return {
-        "device_usd": device.price_usd,
-        "watts": device.watts,
-        "usd_per_million_tokens": per_million,
+        "device_usd": price_of(c.device).usd,
+        "watts": c.device.watts,
+        "usd_per_million_tokens": None if total is None else round(total, 4),
     }

@@ -128,8 +128,9 @@ def _method(record: Mapping[str, Any]) -> Markup:
          f"{a['output_tokens']} tokens"),
         ("Time to first token", a["ttft_ms"]),
         ("Range", a["range"]),
-        ("Cost", f"price of the device over {a['life_years']} years at full load, power at "
-         f"{a['usd_per_kwh']:g} USD a kWh; a bound from below"),
+        ("Cost", f"price of the device over {a['cost']['years']:g} years at "
+         f"{a['cost']['utilisation'] * 100:g} % use, and power at "
+         f"{a['cost']['kwh_price']:g} USD a kWh; the device alone"),
     ]  # fmt: skip
     listed = element("dl", *(join(element("dt", k), element("dd", v)) for k, v in facts))
     groups = record["groups"]

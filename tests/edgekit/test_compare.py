@@ -221,3 +221,12 @@ def test_a_cell_keeps_its_words_and_its_width(text: str, width: int) -> None:
     lines = fold(text, width)
     assert all(len(line) <= width for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_a_token_costs_the_same_whichever_command_says_it(cli: Inside) -> None:
+    same = ("--device", "rtx-4090", "--users", "4", "--ctx", "8192", "--json")
+    compared = json.loads(cli.run("compare", "mistral-3-small:Q4_K_M", *same).stdout)["rows"][0]
+    fitted = cli.run("fit", "mistral-3-small", "--filetype", "Q4_K_M", *same)
+    row = json.loads(fitted.stdout)["rows"][0]
+    one, other = (r["cost"]["usd_per_million_tokens"] for r in (row, compared))
+    assert one == pytest.approx(other, rel=1e-3)
