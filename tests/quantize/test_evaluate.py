@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from edgekit_quantize.evaluate import Engine, Material, evaluate, float_type
 from tests.support import damage, proof
 from tests.support.pocket import SOURCE, convert_pocket
 
-# Python that the model can predict, and it is always here.
-TEXT = (SOURCE.parents[2] / "edgekit" / "fit.py").read_text() * 2
+# The shipped text: one that does not change when somebody edits a module.
+TEXT = (SOURCE.parent / "calibration" / "evaluation.txt").read_text()[:40_000]
 RANKED = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 PROMPTS = ("def add(a, b):\n    return", "import os\n", "class Point:\n", "for i in range(")
 
@@ -51,7 +52,11 @@ def test_file_types_rank_as_theory_says(found: dict[str, Any]) -> None:
         error = found[better]["kl_error"] + found[worse]["kl_error"]
         assert found[worse]["kl"] - found[better]["kl"] > 3 * error, (better, worse)
     tops = [found[kind]["same_top"] for kind in RANKED]
-    assert tops == sorted(tops, reverse=True)
+    # A share of 512 positions is known to about a hundredth; the order holds within that.
+    for better, worse in itertools.pairwise(tops):
+        error = math.sqrt(better * (1 - better) / found["BF16"]["positions"])
+        assert worse <= better + 2 * error, tops
+    assert tops[0] == 1.0 > tops[1] > tops[-1]
 
 
 def test_the_base_does_not_differ_from_itself(found: dict[str, Any]) -> None:
