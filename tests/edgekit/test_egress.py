@@ -272,6 +272,7 @@ NETWORK = {
     "edgekit/latency_client.py": "the endpoint that `bench` measures",
     "edgekit/latency_prompts.py": "the endpoint that `bench` measures",
     "edgekit/serving.py": "the deployment's own server",
+    "edgekit/switch.py": "the deployment's own server",
     "edgekit/licence.py": "the host's name, for the record of an acceptance",
     "edgekit/preflight.py": "is the port free?",
     "edgekit/surroundings.py": "is the port free?",
