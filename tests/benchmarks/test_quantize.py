@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -147,6 +148,13 @@ def _llama_quantize(work: Path, filetype: str) -> None:
     assert code == 0
 
 
+def _high_water_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
 def _child(way: str, folder: Path, work: Path, filetype: str) -> None:
     import llama_cpp
     import numpy
@@ -166,7 +174,8 @@ def _child(way: str, folder: Path, work: Path, filetype: str) -> None:
         # Steadier than wall time on a machine that does other work as well.
         "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in (own, children)),
         "written_bytes": sum(path.stat().st_size for path in work.glob("*.gguf")),
-        "peak_rss_bytes": max(own.ru_maxrss, children.ru_maxrss) * 1024,
+        # Not getrusage's own figure, which a process inherits from the one that started it.
+        "peak_rss_bytes": max(_high_water_kib(), children.ru_maxrss) * 1024,
     }
     print(json.dumps(record))
 
