@@ -12,10 +12,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from typing import IO, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Final
 
 from edgekit import egress
 from edgekit.errors import BY_EXIT_CODE, EdgekitError, EngineFailedError
@@ -45,6 +47,47 @@ def start(module: str, request: Mapping[str, object], stderr: IO[bytes]) -> subp
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
     return process
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended: its last answer, whether it exited with 0, the signal it died of, and
+    the last line it wrote to standard error."""
+
+    answer: dict[str, Any]
+    ok: bool
+    signal: str | None
+    words: str | None
+
+
+def ask(
+    module: str,
+    request: Mapping[str, object],
+    progress: Callable[[int, int], None] | None = None,
+) -> Ended:
+    """Run a child to its end, passing on the `done` and `total` that it answers on the way.
+
+    Raises the error that the child reports.
+    """
+    last: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as log:
+        process = start(module, request, log)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                last = parse(line) or last
+                done, total = last.get("done"), last.get("total")
+                if progress is not None and isinstance(done, int) and isinstance(total, int):
+                    progress(done, total)
+            process.wait()
+        finally:
+            stop(process)
+        if (error := error_of(last)) is not None:
+            raise error
+        log.seek(0)
+        words = log.read().decode(errors="replace").strip().splitlines()
+    said = words[-1] if words else None
+    return Ended(last, process.returncode == 0, signal_name(process), said)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,27 +112,11 @@ def convert(
         "split_bytes": split_bytes,
         "wanted": _as_json(wanted) if wanted is not None else None,
     }
-    last: dict[str, object] = {}
-    with tempfile.TemporaryFile() as log:
-        process = child.start("edgekit.convert_child", request, log)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                last = child.parse(line) or last
-                done, total = last.get("done"), last.get("total")
-                if progress is not None and isinstance(done, int) and isinstance(total, int):
-                    progress(done, total)
-            process.wait()
-        finally:
-            child.stop(process)
-        if (error := child.error_of(last)) is not None:
-            raise error
-        made = last.get("made")
-        if process.returncode != 0 or not isinstance(made, dict):
-            discard_partial(destination)
-            log.seek(0)
-            words = log.read().decode(errors="replace").strip().splitlines()
-            raise _died(child.signal_name(process), words[-1] if words else None, source)
+    ended = child.ask("edgekit.convert_child", request, progress)
+    made = ended.answer.get("made")
+    if not ended.ok or not isinstance(made, dict):
+        discard_partial(destination)
+        raise _died(ended.signal, ended.words, source)
     return _made(made, filetype)
 
 

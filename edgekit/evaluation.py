@@ -195,24 +195,10 @@ def _record(root: Path, digest: str) -> Path:
 def _ask(request: Mapping[str, object], progress: Progress | None) -> dict[str, Any]:
     """Run the child; return its last answer. Raises the error that it reports or died of."""
     Path(str(request["work"])).mkdir(parents=True, exist_ok=True)
-    last: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as log:
-        process = child.start("edgekit.evaluate_child", request, log)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                last = child.parse(line) or last
-                done, total = last.get("done"), last.get("total")
-                if progress is not None and isinstance(done, int) and isinstance(total, int):
-                    progress(done, total)
-            process.wait()
-        finally:
-            child.stop(process)
-        if (error := child.error_of(last)) is not None:
-            raise error
-        if process.returncode != 0:
-            raise _died(child.signal_name(process))
-    return last
+    ended = child.ask("edgekit.evaluate_child", request, progress)
+    if not ended.ok:
+        raise _died(ended.signal)
+    return ended.answer
 
 
 def _died(signal: str | None) -> EdgekitError:

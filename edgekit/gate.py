@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from edgekit.errors import BadDataError
 from edgekit.evaluation import Progress, Setting
 from edgekit.plan import Plan
 from edgekit.quality import Limit, Quality, Verdict, judge, limit_for, to_json
-from edgekit.store import content_of
+from edgekit.store import content_of, file_sha256
 from edgekit.surroundings import free_bytes, nearest_existing
 from edgekit.units import MIB, format_bytes
 from edgekit.weights import weights
@@ -153,7 +152,7 @@ def _evaluate(
 def _refused(plan: Plan, file: Path, proven: Proven) -> BadDataError:
     """Say what is wrong with a file, and whether it is the disk that spoiled it."""
     what = f"{plan.card.id} {plan.choice.filetype} is refused: {proven.verdict.why}"
-    if content_of(file) == file.stem and _sha256(file) != file.stem:
+    if content_of(file) == file.stem and file_sha256(file) != file.stem:
         return BadDataError(
             f"{what}; the file changed since it was written",
             code="quantization_refused",
@@ -164,8 +163,3 @@ def _refused(plan: Plan, file: Path, proven: Proven) -> BadDataError:
         code="quantization_refused",
         hint="choose another file type, or pass --force to serve this one all the same",
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()

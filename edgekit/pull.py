@@ -30,6 +30,7 @@ from edgekit.fetch_http import Home
 from edgekit.fetch_journal import done_line, head_line
 from edgekit.origin import Want
 from edgekit.preflight import check_room
+from edgekit.store import file_sha256
 
 if TYPE_CHECKING:
     from edgekit.hub import Listing, RemoteFile
@@ -147,7 +148,7 @@ def _use_what_is_here(
         if file.sha256 is None or target.exists():
             continue
         known = checkpoints.holding(file.sha256, file.size)
-        if known is None or _sha256(known) != file.sha256:
+        if known is None or file_sha256(known) != file.sha256:
             continue
         put(known, target)
         journal = place.journals / f"{file.name}.jsonl"
@@ -170,10 +171,3 @@ def _to_come(files: Sequence[RemoteFile], place: Workplace) -> int:
             have = sum(mark.end - mark.start for mark in found.marks.values())
             missing -= found.size if found.done else have
     return missing
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -327,6 +327,12 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Return the digest of a file's bytes. Raises OSError as reading does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync_folder(folder: Path) -> None:
     """Put renames in a folder on the disk. Windows has no such call and needs none.
 
