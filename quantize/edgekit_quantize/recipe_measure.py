@@ -3,8 +3,9 @@
 The error of a tensor is relative: the weighted mean square of what quantizing changes over that
 of the weights, on rows spread over the tensor; the weights are the importance of each column
 where it is known. A divergence grows in proportion to it. By how much depends on the role of the
-tensor, and is measured once: `calibrate` quantizes one group after another of a model and looks
-at the mean KL divergence. `GAINS` is what that gave for the embedded model.
+tensor, and was measured once, by quantizing one group of tensors after another and looking at the
+mean KL divergence. `GAINS` is what that gave for the embedded model; no other was measured, and
+nothing here measures it anew.
 """
 
 from __future__ import annotations
